@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * aio/aio.h - asynchronous I/O requests with checked completions.
+ *
+ * Layer:    aio (uses core)
+ * Threads:  a queue belongs to one thread, which opens it, submits, reaps and closes.
+ *           st_aio_wake() alone may be called from any thread.
+ * Hardware: io_uring where the kernel allows it, else a pool of threads with the same semantics
+ *
+ * Contract (for every backend):
+ *  1. submit() returning 0 means exactly one completion through reap(); any error means none.
+ *  2. Request and buffer are borrowed from submit to reap.
+ *  3. -EAGAIN from submit is the only "try again": the queue is full, reap first.
+ *  4. A completed request has moved all its bytes or failed: short transfers are resumed here, at
+ *     the aligned offset. result is len_bytes, or a negative code with the text in error
+ *     (path, offset, length, what the kernel said). End of file inside a read is STRATA_E_IO.
+ *  5. EINTR and EAGAIN of the kernel are never seen by the caller. A failed flush is not retried.
+ */
+#ifndef AIO_AIO_H
+#define AIO_AIO_H
+
+#include "core/status.h"
+
+#define ST_AIO_API_VERSION 1
+
+struct st_aio_queue;
+
+enum st_aio_op { ST_AIO_READ, ST_AIO_WRITE, ST_AIO_FLUSH /* fdatasync of fd */ };
+
+struct st_aio_req {
+	enum st_aio_op op;
+	int fd;
+	const char *path;	/* borrowed, for messages */
+	void *buf;		/* aligned as fd's file needs (ST_AIO_ALIGN serves every device) */
+	size_t len_bytes;	/* > 0 save for a flush; a multiple of the alignment under O_DIRECT */
+	uint64_t off_bytes;
+	void *user;		/* never read by a backend */
+	int64_t result;		/* out: len_bytes, or a negative code */
+	struct st_error error;	/* out: set when result < 0 */
+	int64_t submit_ns, done_ns; /* out: monotonic times */
+	uint64_t priv[8];	/* backend's scratch while borrowed */
+};
+
+#define ST_AIO_ALIGN ((size_t)4096)
+
+struct st_aio_cfg {
+	const char *backend;	/* "auto", "io_uring", "threads", "null", "faulty" */
+	unsigned depth;		/* requests in flight, 1..4096 */
+	unsigned threads;	/* threads backend: pool size, 1..64 */
+	size_t block_bytes;	/* a request is cut into kernel I/Os of at most this; multiple of 4096 */
+	bool single_submit;	/* one system call per request instead of batches */
+	/* faulty backend: wraps `inner` ("io_uring", "threads") and injects, by seed */
+	const char *faulty_inner;
+	uint64_t faulty_seed;
+	double faulty_error_rate, faulty_short_rate, faulty_delay_rate;
+	int64_t faulty_fail_nth; /* > 0: the Nth request fails with EIO; < 0: that one and all after */
+};
+#define ST_AIO_CFG_DEFAULT { .backend = "auto", .depth = 64, .threads = 4, .block_bytes = 1 << 20, \
+			     .faulty_inner = "threads" }
+
+struct st_aio_stats {
+	uint64_t read_bytes, write_bytes;	/* moved by completed requests */
+	uint64_t reads, writes, flushes, resumed; /* resumed: kernel I/Os that came back short */
+	int64_t read_ns, write_ns;		/* time during which at least one was in flight */
+};
+
+/**
+ * st_aio_open() - open a queue on the calling thread, which then owns it.
+ * With "auto", io_uring is probed by a real I/O; where it is denied the thread pool is used and the
+ * reason logged once.
+ * @return 0 and *q; -EINVAL; STRATA_E_UNSUPPORTED (the named backend does not work here, why)
+ */
+ST_MUST_CHECK int st_aio_open(struct st_aio_queue **q, const struct st_aio_cfg *cfg);
+
+/** st_aio_close() - wait for what is in flight (completions are dropped), free. NULL is accepted. */
+void st_aio_close(struct st_aio_queue *q);
+
+/** st_aio_name() - "io_uring", "threads", ...: the backend in use; static storage. */
+const char *st_aio_name(const struct st_aio_queue *q);
+
+/**
+ * st_aio_register() - pin [base, base + len_bytes) for cheaper transfers (io_uring: registered
+ * buffers, slices of at most 1 GiB). May be called for several ranges before the first submit.
+ * @return 0 also where the backend or the memlock limit does not allow it (logged once)
+ */
+ST_MUST_CHECK int st_aio_register(struct st_aio_queue *q, void *base, size_t len_bytes);
+
+/** st_aio_submit() - hand over one request; see the contract. */
+ST_MUST_CHECK int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req);
+
+/**
+ * st_aio_reap() - the one wait of the engine thread: completed requests, a wake-up, or time-out.
+ * Requests submitted and not yet handed to the kernel are handed over first.
+ * @param done        out [max_nr] completed requests, each once
+ * @param max_nr      in, > 0
+ * @param timeout_ns  in, < 0 waits for ever, 0 polls
+ * @return number of requests in done (0 after a wake-up or a time-out), or a negative code
+ */
+ST_MUST_CHECK int st_aio_reap(struct st_aio_queue *q, struct st_aio_req **done, unsigned max_nr,
+			      int64_t timeout_ns);
+
+/** st_aio_wake() - make the owner's current or next st_aio_reap() return. Any thread; never blocks. */
+void st_aio_wake(struct st_aio_queue *q);
+
+void st_aio_get_stats(const struct st_aio_queue *q, struct st_aio_stats *out);
+
+/* ---- what a backend provides ------------------------------------------------------------- */
+
+struct st_aio_ops {
+	uint32_t api_version;	/* ST_AIO_API_VERSION */
+	const char *name;
+	/* required. 0 and *q, or <0 and *q untouched. wake_fd: eventfd that must end a wait. */
+	int (*open)(void **q, const struct st_aio_cfg *cfg, int wake_fd);
+	/* required. Nothing is in flight. */
+	void (*close)(void *q);
+	/* required. One kernel I/O of at most cfg.block_bytes. 0, -EAGAIN (full), <0 not taken. */
+	int (*submit)(void *q, struct st_aio_req *piece);
+	/* required. Completed pieces, result = bytes moved (may be short) or -errno. */
+	int (*reap)(void *q, struct st_aio_req **done, unsigned max_nr, int64_t timeout_ns);
+	/* optional, NULL = any address is as good. */
+	int (*register_buf)(void *q, void *base, size_t len_bytes);
+};
+
+extern const struct st_aio_ops st_aio_uring_ops, st_aio_threads_ops, st_aio_null_ops, st_aio_faulty_ops;
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * model/data.h - training text as tokens: plain bytes, llm.c and nanoGPT token files.
+ *
+ * Layer:   model (uses core)
+ * Threads: one thread at a time
+ *
+ * The file is checked whole before use (size, header, every token id below the vocabulary). Its
+ * tokens are cut into windows of seq + 1 (the last token of one is the first of the next), the
+ * windows are visited in an order that is a function of seed and epoch only (a keyed permutation),
+ * so a cursor (windows taken so far) is all there is to resume.
+ */
+#ifndef MODEL_DATA_H
+#define MODEL_DATA_H
+
+#include "core/status.h"
+
+struct st_data;
+
+struct st_data_cfg {
+	const char *train;	/* path */
+	const char *val;	/* path, or NULL: the last `held_out` of train's windows */
+	double held_out;	/* 0..0.5, default 0.05; at least one window */
+	const char *format;	/* "bytes"; "bin": llm.c (20240520 v1 uint16; 20240801 v7 uint32), else
+				   nanoGPT raw uint16 */
+	size_t seq, vocab;
+	uint64_t seed;
+};
+
+/** st_data_open() - @return 0; STRATA_E_INPUT (missing, empty, truncated, token id beyond the vocabulary:
+ *  which, where); -errno */
+ST_MUST_CHECK int st_data_open(struct st_data **out, const struct st_data_cfg *cfg);
+void st_data_close(struct st_data *d);
+
+/** st_data_train_windows() / st_data_val_windows() - how many there are. */
+uint64_t st_data_train_windows(const struct st_data *d);
+uint64_t st_data_val_windows(const struct st_data *d);
+/** st_data_fingerprint() - XXH3 of size and content of both files: resume refuses another text. */
+uint64_t st_data_fingerprint(const struct st_data *d);
+
+/** st_data_train() - windows cursor .. cursor + n - 1 of the endless training order.
+ *  @param tokens, targets  out [n, seq] */
+ST_MUST_CHECK int st_data_train(struct st_data *d, uint64_t cursor, size_t n, int32_t *tokens, int32_t *targets);
+/** st_data_val() - validation windows first .. first + n - 1, in file order, no wrap. */
+ST_MUST_CHECK int st_data_val(struct st_data *d, uint64_t first, size_t n, int32_t *tokens, int32_t *targets);
+
+#endif
