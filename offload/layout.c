@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offload/layout.c - storage tiles and extents. */
+#include "offload/layout.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile)
+{
+	return l->tiles[tile].elems * st_dtype_bytes(l->dtype);
+}
+
+size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile)
+{
+	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10);
+}
+
+size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile)
+{
+	return l->tiles[tile].elems * st_dtype_bytes(l->grad_dtype);
+}
+
+size_t st_unit_param_bytes(const struct st_layout *l, uint32_t unit)
+{
+	return l->model->units[unit].elems * st_dtype_bytes(l->dtype);
+}
+
+size_t st_unit_accum_bytes(const struct st_layout *l, uint32_t unit)
+{
+	return l->model->units[unit].elems * sizeof(float);
+}
+
+/* First element behind the segment that tensor t begins. */
+static size_t segment_end(const struct st_unit_desc *u, unsigned t)
+{
+	unsigned next = t;
+
+	while (next < u->n_tensors && u->tensors[next].segment == u->tensors[t].segment)
+		next++;
+	return next < u->n_tensors ? u->tensors[next].first_elem : u->elems;
+}
+
+static bool begins_segment(const struct st_unit_desc *u, unsigned t)
+{
+	return t == 0 || u->tensors[t].segment != u->tensors[t - 1].segment;
+}
+
+/* Calls back for each tile of a unit; with tiles NULL it only counts. */
+static uint32_t cut_unit(const struct st_model *m, uint32_t unit, struct st_tile *tiles,
+			 size_t *next_leaf)
+{
+	const struct st_unit_desc *u = &m->units[unit];
+	uint32_t n = 0;
+
+	for (unsigned t = 0; t < u->n_tensors; t++) {
+		size_t end;
+
+		if (!begins_segment(u, t))
+			continue;
+		end = segment_end(u, t);
+		for (size_t e = u->tensors[t].first_elem; e < end; n++) {
+			size_t len = end - e < ST_STORAGE_TILE ? end - e : ST_STORAGE_TILE;
+
+			if (tiles) {
+				tiles[n] = (struct st_tile){
+					.unit = unit,
+					.is_matrix = u->tensors[t].n_dims == 2,
+					.first_elem = e,
+					.elems = len,
+					.first_leaf = *next_leaf,
+				};
+				*next_leaf += len / ST_NUMERIC_TILE;
+			}
+			e += len;
+		}
+	}
+	return n;
+}
+
+static int name_extents(struct st_layout *l)
+{
+	for (uint32_t e = 0; e < l->n_extents; e++) {
+		const struct st_tile *t = &l->tiles[e / 2];
+		const struct st_unit_desc *u = &l->model->units[t->unit];
+		unsigned i = 0;
+		size_t at;
+
+		while (i + 1 < u->n_tensors && u->tensors[i + 1].first_elem <= t->first_elem)
+			i++;
+		at = t->first_elem - u->tensors[i].first_elem;
+		if (asprintf(&l->extent_names[e], "%s[%zu..%zu) %s", u->tensors[i].name, at,
+			     at + t->elems, e & 1 ? "state" : "parameter") < 0) {
+			l->extent_names[e] = NULL;
+			return -ENOMEM;
+		}
+		l->extent_bytes[e] = e & 1 ? st_tile_state_bytes(l, e / 2) : st_tile_param_bytes(l, e / 2);
+	}
+	return 0;
+}
+
+static int check_units(const struct st_model *m)
+{
+	for (uint32_t u = 0; u < m->n_units; u++) {
+		const struct st_unit_desc *d = &m->units[u];
+
+		if (!d->n_tensors || d->elems % ST_NUMERIC_TILE)
+			return st_fail(-EINVAL, "unit %s: %zu elements are not whole numeric tiles", d->name,
+				       d->elems);
+		for (unsigned t = 0; t < d->n_tensors; t++)
+			if (d->tensors[t].first_elem % ST_NUMERIC_TILE ||
+			    d->tensors[t].first_elem + d->tensors[t].elems > d->elems)
+				return st_fail(-EINVAL, "unit %s: tensor %s is misplaced", d->name,
+					       d->tensors[t].name);
+	}
+	return 0;
+}
+
+int st_layout_create(struct st_layout **out, const struct st_model *model, enum st_dtype dtype,
+		     enum st_dtype grad_dtype)
+{
+	struct st_layout *l = NULL;
+	int rc = check_units(model);
+
+	if (rc)
+		return rc;
+	rc = -ENOMEM;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		goto fail;
+	l->model = model;
+	l->dtype = dtype;
+	l->grad_dtype = grad_dtype;
+	l->n_units = model->n_units;
+	l->unit_first_tile = calloc(l->n_units + 1, sizeof(*l->unit_first_tile));
+	if (!l->unit_first_tile)
+		goto fail;
+	for (uint32_t u = 0; u < l->n_units; u++)
+		l->unit_first_tile[u + 1] = l->unit_first_tile[u] + cut_unit(model, u, NULL, NULL);
+	l->n_tiles = l->unit_first_tile[l->n_units];
+	l->n_extents = 2 * l->n_tiles;
+	l->tiles = calloc(l->n_tiles, sizeof(*l->tiles));
+	l->extent_bytes = calloc(l->n_extents, sizeof(*l->extent_bytes));
+	l->extent_names = calloc(l->n_extents, sizeof(*l->extent_names));
+	if (!l->tiles || !l->extent_bytes || !l->extent_names)
+		goto fail;
+	for (uint32_t u = 0; u < l->n_units; u++)
+		cut_unit(model, u, l->tiles + l->unit_first_tile[u], &l->n_leaves);
+	rc = name_extents(l);
+	if (rc)
+		goto fail;
+	*out = l;
+	return 0;
+
+fail:
+	st_layout_destroy(l);
+	return st_fail(rc, "layout of the model");
+}
+
+void st_layout_destroy(struct st_layout *l)
+{
+	if (!l)
+		return;
+	for (uint32_t e = 0; l->extent_names && e < l->n_extents; e++)
+		free(l->extent_names[e]);
+	free(l->extent_names);
+	free(l->extent_bytes);
+	free(l->tiles);
+	free(l->unit_first_tile);
+	free(l);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offload/layout.h - storage tiles and extents of a model: what lies where on disk.
+ *
+ * Layer:   offload (uses core, cpu_optim, offload/model.h)
+ * Threads: constant after it was made
+ *
+ * A storage tile is up to ST_STORAGE_TILE elements of one segment of one unit: the unit of I/O,
+ * checksum and update. It has two extents in the store:
+ *
+ *	parameter	[bf16 x n]			or [fp32 x n] when training in fp32
+ *	state		[int16 correction x n | m x n | v x n]	or [m x n | v x n]
+ *
+ * n is a multiple of ST_NUMERIC_TILE, so both are multiples of 4096 bytes. Extent 2i is the
+ * parameter of tile i, extent 2i+1 its state. The layout is a function of model and formats only.
+ */
+#ifndef OFFLOAD_LAYOUT_H
+#define OFFLOAD_LAYOUT_H
+
+#include "cpu_optim/optim.h"
+#include "offload/model.h"
+
+struct st_tile {
+	uint32_t unit;
+	bool is_matrix;		/* its tensors have two dimensions: weight decay applies by default */
+	size_t first_elem;	/* in the unit */
+	size_t elems;		/* padded */
+	size_t first_leaf;	/* index of its first numeric tile in the whole model */
+};
+
+struct st_layout {
+	const struct st_model *model;
+	enum st_dtype dtype;		/* of parameters: BF16 (split master) or F32 */
+	enum st_dtype grad_dtype;	/* of resting gradients */
+	uint32_t n_units, n_tiles;
+	struct st_tile *tiles;		/* [n_tiles], ascending by unit and element */
+	uint32_t *unit_first_tile;	/* [n_units + 1] */
+	size_t n_leaves;
+	uint32_t n_extents;		/* 2 * n_tiles */
+	uint64_t *extent_bytes;		/* [n_extents] */
+	char **extent_names;		/* [n_extents] "h.0.mlp.c_fc.weight[262144..524288) state" */
+};
+
+ST_MUST_CHECK int st_layout_create(struct st_layout **out, const struct st_model *model,
+				   enum st_dtype dtype, enum st_dtype grad_dtype);
+void st_layout_destroy(struct st_layout *l);
+
+/* Bytes in memory of what a tile or a unit holds. */
+size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile);
+size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile);
+size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile);
+size_t st_unit_param_bytes(const struct st_layout *l, uint32_t unit);
+size_t st_unit_accum_bytes(const struct st_layout *l, uint32_t unit);
+
+#endif
