@@ -15,6 +15,10 @@
  *     the aligned offset. result is len_bytes, or a negative code with the text in error
  *     (path, offset, length, what the kernel said). End of file inside a read is STRATA_E_IO.
  *  5. EINTR and EAGAIN of the kernel are never seen by the caller. A failed flush is not retried.
+ *
+ * depth bounds both the requests between submit and reap and the kernel I/Os in flight. A request
+ * longer than block_bytes feeds its pieces in order as kernel I/Os come free, so a request of
+ * gigabytes needs one place only. Nothing is allocated between open and close.
  */
 #ifndef AIO_AIO_H
 #define AIO_AIO_H
@@ -30,38 +34,45 @@ enum st_aio_op { ST_AIO_READ, ST_AIO_WRITE, ST_AIO_FLUSH /* fdatasync of fd */ }
 struct st_aio_req {
 	enum st_aio_op op;
 	int fd;
-	const char *path;	/* borrowed, for messages */
-	void *buf;		/* aligned as fd's file needs (ST_AIO_ALIGN serves every device) */
-	size_t len_bytes;	/* > 0 save for a flush; a multiple of the alignment under O_DIRECT */
+	const char *path; /* borrowed, for messages */
+	void *buf;        /* aligned as fd's file needs (ST_AIO_ALIGN serves every device) */
+	size_t len_bytes; /* > 0 save for a flush; a multiple of the alignment under O_DIRECT */
 	uint64_t off_bytes;
-	void *user;		/* never read by a backend */
-	int64_t result;		/* out: len_bytes, or a negative code */
-	struct st_error error;	/* out: set when result < 0 */
+	void *user;                 /* never read by a backend */
+	int64_t result;             /* out: len_bytes, or a negative code */
+	struct st_error error;      /* out: set when result < 0 */
 	int64_t submit_ns, done_ns; /* out: monotonic times */
-	uint64_t priv[8];	/* backend's scratch while borrowed */
+	uint64_t priv[8];           /* backend's scratch while borrowed */
 };
 
 #define ST_AIO_ALIGN ((size_t)4096)
 
 struct st_aio_cfg {
-	const char *backend;	/* "auto", "io_uring", "threads", "null", "faulty" */
-	unsigned depth;		/* requests in flight, 1..4096 */
-	unsigned threads;	/* threads backend: pool size, 1..64 */
-	size_t block_bytes;	/* a request is cut into kernel I/Os of at most this; multiple of 4096 */
-	bool single_submit;	/* one system call per request instead of batches */
-	/* faulty backend: wraps `inner` ("io_uring", "threads") and injects, by seed */
+	const char *backend; /* "auto", "io_uring", "threads", "null", "faulty" */
+	unsigned depth;      /* requests in flight, 1..4096 */
+	unsigned threads;    /* threads backend: pool size, 1..64 */
+	size_t block_bytes;  /* longest kernel I/O a request is cut into; multiple of 4096 */
+	bool single_submit;  /* io_uring: one system call per kernel I/O instead of batches */
+	/*
+	 * faulty backend: wraps `inner` ("io_uring", "threads", "null") and injects, by seed, into
+	 * kernel I/Os (one per block_bytes of a request, and one per resumption): EIO with or
+	 * without the transfer, short transfers (and now and then EINTR, EAGAIN), late completions.
+	 */
 	const char *faulty_inner;
 	uint64_t faulty_seed;
 	double faulty_error_rate, faulty_short_rate, faulty_delay_rate;
-	int64_t faulty_fail_nth; /* > 0: the Nth request fails with EIO; < 0: that one and all after */
+	int64_t faulty_fail_nth; /* > 0: kernel I/O N fails with EIO; < 0: -N and all after */
 };
-#define ST_AIO_CFG_DEFAULT { .backend = "auto", .depth = 64, .threads = 4, .block_bytes = 1 << 20, \
-			     .faulty_inner = "threads" }
+#define ST_AIO_CFG_DEFAULT                                                                         \
+	{                                                                                          \
+		.backend = "auto", .depth = 64, .threads = 4, .block_bytes = 1 << 20,              \
+		.faulty_inner = "threads"                                                          \
+	}
 
 struct st_aio_stats {
-	uint64_t read_bytes, write_bytes;	/* moved by completed requests */
+	uint64_t read_bytes, write_bytes;         /* moved by completed requests */
 	uint64_t reads, writes, flushes, resumed; /* resumed: kernel I/Os that came back short */
-	int64_t read_ns, write_ns;		/* time during which at least one was in flight */
+	int64_t read_ns, write_ns;                /* time during which at least one was in flight */
 };
 
 /**
@@ -72,7 +83,7 @@ struct st_aio_stats {
  */
 ST_MUST_CHECK int st_aio_open(struct st_aio_queue **q, const struct st_aio_cfg *cfg);
 
-/** st_aio_close() - wait for what is in flight (completions are dropped), free. NULL is accepted. */
+/** st_aio_close() - wait for what is in flight (completions are dropped), free. NULL is fine. */
 void st_aio_close(struct st_aio_queue *q);
 
 /** st_aio_name() - "io_uring", "threads", ...: the backend in use; static storage. */
@@ -85,7 +96,10 @@ const char *st_aio_name(const struct st_aio_queue *q);
  */
 ST_MUST_CHECK int st_aio_register(struct st_aio_queue *q, void *base, size_t len_bytes);
 
-/** st_aio_submit() - hand over one request; see the contract. */
+/**
+ * st_aio_submit() - hand over one request; see the contract.
+ * @return 0; -EAGAIN (depth requests are out: reap first); -EINVAL (bad request, or another thread)
+ */
 ST_MUST_CHECK int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req);
 
 /**
@@ -99,28 +113,53 @@ ST_MUST_CHECK int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req);
 ST_MUST_CHECK int st_aio_reap(struct st_aio_queue *q, struct st_aio_req **done, unsigned max_nr,
 			      int64_t timeout_ns);
 
-/** st_aio_wake() - make the owner's current or next st_aio_reap() return. Any thread; never blocks. */
+/** st_aio_wake() - end the owner's current or next st_aio_reap(). Any thread; never blocks. */
 void st_aio_wake(struct st_aio_queue *q);
 
+/**
+ * st_aio_run() - submit n requests and wait for them all; the queue must be idle.
+ * @return 0, or the first failure in the order of reqs (each req has its own result and error)
+ */
+ST_MUST_CHECK int st_aio_run(struct st_aio_queue *q, struct st_aio_req *reqs, unsigned n);
+
+/** st_aio_get_stats() - counters since open. Owner thread. */
 void st_aio_get_stats(const struct st_aio_queue *q, struct st_aio_stats *out);
 
 /* ---- what a backend provides ------------------------------------------------------------- */
 
+/* priv[0..5] of a piece belong to the backend that moves it, priv[6..7] to one that wraps it. */
+
 struct st_aio_ops {
-	uint32_t api_version;	/* ST_AIO_API_VERSION */
+	uint32_t api_version; /* ST_AIO_API_VERSION */
 	const char *name;
-	/* required. 0 and *q, or <0 and *q untouched. wake_fd: eventfd that must end a wait. */
+	/*
+	 * required. 0 and *q, or <0 and *q untouched. wake_fd: a blocking eventfd that must end a
+	 * wait; the backend is its only reader. cfg is borrowed until close.
+	 */
 	int (*open)(void **q, const struct st_aio_cfg *cfg, int wake_fd);
 	/* required. Nothing is in flight. */
 	void (*close)(void *q);
 	/* required. One kernel I/O of at most cfg.block_bytes. 0, -EAGAIN (full), <0 not taken. */
 	int (*submit)(void *q, struct st_aio_req *piece);
-	/* required. Completed pieces, result = bytes moved (may be short) or -errno. */
+	/*
+	 * required. Completed pieces, result = bytes moved (may be short) or -errno. Returns 0
+	 * after a wake-up, a time-out or a signal; the core knows which. timeout_ns < 0 waits, 0
+	 * polls.
+	 */
 	int (*reap)(void *q, struct st_aio_req **done, unsigned max_nr, int64_t timeout_ns);
+	/* optional, NULL = submit() already hands the piece over. */
+	int (*flush)(void *q);
 	/* optional, NULL = any address is as good. */
 	int (*register_buf)(void *q, void *base, size_t len_bytes);
 };
 
-extern const struct st_aio_ops st_aio_uring_ops, st_aio_threads_ops, st_aio_null_ops, st_aio_faulty_ops;
+/** st_aio_find() - the backend of that name, NULL if there is none. */
+const struct st_aio_ops *st_aio_find(const char *name);
+
+/** st_aio_wait_event() - wait for the eventfd alone and empty it; 0 or a negative code. */
+ST_MUST_CHECK int st_aio_wait_event(int wake_fd, int64_t timeout_ns);
+
+extern const struct st_aio_ops st_aio_uring_ops, st_aio_threads_ops, st_aio_null_ops,
+	st_aio_faulty_ops;
 
 #endif
