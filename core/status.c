@@ -76,6 +76,11 @@ void st_error_take(struct st_error *e, int rc)
 	e->rc = rc;
 }
 
+void st_error_save(struct st_error *e)
+{
+	*e = last;
+}
+
 int st_error_raise(const struct st_error *e)
 {
 	last = *e;

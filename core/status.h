@@ -46,6 +46,9 @@ const char *st_last_error(void);
 /** st_error_take() - copy this thread's latest failure into *e (rc given by the caller). */
 void st_error_take(struct st_error *e, int rc);
 
+/** st_error_save() - this thread's latest failure as it is, for a clean-up that may record others. */
+void st_error_save(struct st_error *e);
+
 /** st_error_raise() - make *e this thread's latest failure and return its code. */
 int st_error_raise(const struct st_error *e);
 

@@ -208,20 +208,16 @@ void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_add
 	st_builder_last(b)->n_uses++;
 }
 
-struct touch {
-	uint32_t op, resource;
-};
-
 void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi, bool is_exclusive)
 {
-	struct touch *t = vec_add(b, &b->touches, sizeof(*t));
+	struct st_touch *t = vec_add(b, &b->touches, sizeof(*t));
 
 	if (!t)
 		return;
 	ST_ASSERT(resource < b->n_resources);
-	t->op = b->ops.n - 1;
-	t->resource = resource;
-	if (access_object(b, &b->resource[resource], lo, hi ? hi : UINT64_MAX, is_exclusive) == 0) {
+	hi = hi ? hi : UINT64_MAX;
+	*t = (struct st_touch){ b->ops.n - 1, resource, is_exclusive, lo, hi };
+	if (access_object(b, &b->resource[resource], lo, hi, is_exclusive) == 0) {
 		uint32_t *import = vec_add(b, &b->imports, sizeof(*import));
 
 		if (import)
@@ -247,8 +243,11 @@ static uint64_t seg_end(const struct skyline *s, uint32_t i)
 	return i + 1 < s->n ? s->seg[i + 1].lo : s->bytes;
 }
 
-/* The start among free ranges whose latest use lies furthest back. @return segment, or ST_NONE */
-static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t first_op)
+/*
+ * The start among free ranges whose latest use lies furthest back; with is_compact, the lowest.
+ * @return segment, or ST_NONE
+ */
+static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t first_op, bool is_compact)
 {
 	uint32_t best = ST_NONE;
 	int64_t best_last = INT64_MAX;
@@ -266,6 +265,8 @@ static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t f
 		if (j < s->n && s->seg[j].last < (int64_t)first_op && last < best_last) {
 			best = i;
 			best_last = last;
+			if (is_compact)
+				break;
 		}
 	}
 	return best;
@@ -300,7 +301,8 @@ static int paint(struct skyline *s, uint64_t lo, uint64_t hi, int64_t last)
 	return 0;
 }
 
-static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t bytes)
+/* Place every claim of a pool; STRATA_E_NO_FIT when one finds no range. */
+static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t bytes, bool is_compact)
 {
 	struct skyline s = { .bytes = bytes };
 	int rc = 0;
@@ -317,7 +319,7 @@ static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t by
 	s.seg[0] = (struct segment){ 0, -1 };
 	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1]; k++) {
 		struct st_claim *c = &p->claims[p->pool_claims.items[k]];
-		uint32_t at = choose_range(&s, c->bytes, c->first_op);
+		uint32_t at = choose_range(&s, c->bytes, c->first_op, is_compact);
 
 		if (at == ST_NONE) {
 			rc = STRATA_E_NO_FIT;
@@ -328,6 +330,17 @@ static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t by
 	}
 	free(s.seg);
 	return rc;
+}
+
+/*
+ * Spreading claims over the whole pool lets reservations run ahead, but may leave no range long
+ * enough for a large one; packed from the bottom, what fits some size fits every larger one.
+ */
+static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t bytes)
+{
+	int rc = place_claims(p, pool, bytes, false);
+
+	return rc == STRATA_E_NO_FIT ? place_claims(p, pool, bytes, true) : rc;
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
@@ -415,18 +428,18 @@ static int invert(struct st_csr *out, const struct st_program *p, uint32_t n_key
 	return rc;
 }
 
-static int build_touches(struct st_program *p, const struct vec *touches)
+static int build_touches(struct st_program *p)
 {
-	const struct touch *t = touches->data;
-	uint32_t *keys = calloc((size_t)touches->n + 1, sizeof(*keys));
-	uint32_t *items = calloc((size_t)touches->n + 1, sizeof(*items));
+	const struct st_touch *t = p->touch_list;
+	uint32_t *keys = calloc((size_t)p->n_touches + 1, sizeof(*keys));
+	uint32_t *items = calloc((size_t)p->n_touches + 1, sizeof(*items));
 	uint32_t n = 0;
 	int rc = keys && items ? 0 : -ENOMEM;
 
 	p->touch_count = calloc((size_t)p->n_resources + 1, sizeof(*p->touch_count));
 	if (!p->touch_count)
 		rc = -ENOMEM;
-	for (uint32_t i = 0; !rc && i < touches->n; i++) {
+	for (uint32_t i = 0; !rc && i < p->n_touches; i++) {
 		bool again = false;
 
 		for (uint32_t j = n; j-- > 0 && keys[j] == t[i].op;)
@@ -506,6 +519,7 @@ static int place_all(struct st_program *p, const struct st_pool_place *places, e
 	for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
 		int rc = place_pool(p, pool, places[pool].bytes);
 
+		p->place[pool] = places[pool];
 		if (rc) {
 			if (failed_pool)
 				*failed_pool = pool;
@@ -531,7 +545,6 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, st
 		    enum st_pool *failed_pool)
 {
 	struct st_program *p = calloc(1, sizeof(*p));
-	struct vec touches = b->touches;
 	int rc = p ? b->rc : -ENOMEM;
 
 	if (rc)
@@ -540,14 +553,16 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, st
 	snprintf(p->name, sizeof(p->name), "%s", b->name);
 	p->n_ops = b->ops.n;
 	p->n_claims = b->claims.n;
+	p->n_touches = b->touches.n;
 	p->n_resources = b->n_resources;
 	take_vec(&b->ops, &p->ops);
 	take_vec(&b->uses, &p->uses);
 	take_vec(&b->deps, &p->deps);
 	take_vec(&b->imports, &p->imports);
 	take_vec(&b->claims, &p->claims);
+	take_vec(&b->touches, &p->touch_list);
 	if ((rc = invert(&p->succs, p, p->n_ops, false)) ||
-	    (rc = invert(&p->importers, p, p->n_resources, true)) || (rc = build_touches(p, &touches)) ||
+	    (rc = invert(&p->importers, p, p->n_resources, true)) || (rc = build_touches(p)) ||
 	    (rc = build_pools(p)))
 		goto fail;
 	if (places && (rc = place_all(p, places, failed_pool)))

@@ -199,6 +199,14 @@ bool st_executor_is_idle(const struct st_executor *x)
 	return !x->slot[0].is_live && !x->slot[1].is_live;
 }
 
+bool st_executor_holds(const struct st_executor *x, const void *ctx)
+{
+	for (uint32_t i = 0; i < WINDOW; i++)
+		if (x->slot[i].is_live && x->slot[i].ctx == ctx)
+			return true;
+	return false;
+}
+
 const struct st_error *st_executor_error(const struct st_executor *x)
 {
 	return &x->error;

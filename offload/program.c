@@ -62,6 +62,7 @@ void st_program_destroy(struct st_program *p)
 	free(p->deps);
 	free(p->imports);
 	free(p->claims);
+	free(p->touch_list);
 	free(p->touch_count);
 	csr_free(&p->succs);
 	csr_free(&p->importers);

@@ -118,6 +118,7 @@ struct st_op {
 	uint8_t kind, lane;
 	bool zeroes[ST_STAGE_UNITS_MAX]; /* BACKWARD: this unit's accumulator starts here */
 	bool is_recompute;		/* FORWARD inside backward */
+	bool is_pending;		/* UPDATE of the step before this one */
 	uint32_t unit, tile, stage, mb;	/* ST_NONE where it has none */
 	uint32_t first_use, n_uses;
 	uint32_t first_dep, n_deps;	/* edges to smaller indices */
@@ -125,6 +126,18 @@ struct st_op {
 	uint32_t n_claims;		/* claims that begin here */
 	uint64_t bytes;			/* moved by the lane */
 	double flops;
+};
+
+struct st_touch {		/* as declared; [lo, hi) of the resource */
+	uint32_t op, resource;
+	bool is_exclusive;
+	uint64_t lo, hi;
+};
+
+struct st_pool_place {
+	uint32_t arena;
+	uint64_t base_bytes;	/* of the pool in its arena */
+	uint64_t bytes;		/* size */
 };
 
 struct st_csr {			/* item -> list */
@@ -138,8 +151,10 @@ struct st_program {
 	uint32_t n_ops;
 	struct st_use *uses;
 	uint32_t *deps, *imports;
-	struct st_claim *claims;	/* ascending by first_op */
+	struct st_claim *claims;	/* in the order of their creation */
 	uint32_t n_claims;
+	struct st_touch *touch_list;	/* ascending by op; as declared, for checks */
+	uint32_t n_touches;
 	struct st_csr succs;		/* op -> operations that depend on it */
 	struct st_csr importers;	/* resource -> operations that import it */
 	struct st_csr touches;		/* op -> resources it touches */
@@ -147,6 +162,7 @@ struct st_program {
 	uint32_t n_resources;
 	struct st_csr pool_claims;	/* pool -> claims, in program order */
 	uint64_t pool_peak[ST_POOL_N];	/* bytes claimed at once in serial order */
+	struct st_pool_place place[ST_POOL_N]; /* where its claims were placed; all 0: measured only */
 	uint64_t lane_bytes[ST_LANE_N];
 	double flops;
 };
@@ -174,12 +190,6 @@ void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_add
 void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi, bool is_exclusive);
 /** st_builder_after() - an edge that no memory explains. */
 void st_builder_after(struct st_builder *b, uint32_t op);
-
-struct st_pool_place {
-	uint32_t arena;
-	uint64_t base_bytes;	/* of the pool in its arena */
-	uint64_t bytes;		/* size; 0 with is_open: as much as it takes */
-};
 
 /**
  * st_builder_seal() - choose addresses, build the tables, verify.

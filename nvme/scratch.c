@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* nvme/scratch.c - unnamed files for spilled gradients. */
+#include "nvme/scratch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+struct slot {
+	uint32_t path;
+	uint64_t off_bytes, bytes, checksum;
+};
+
+struct st_scratch {
+	unsigned n_paths;
+	char **paths;
+	int *fds;
+	struct slot *slots;
+};
+
+static int open_unnamed(const char *path, uint64_t bytes)
+{
+	int fd = open(path, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+	int rc;
+
+	if (fd < 0 && errno == EINVAL) /* a file system without O_DIRECT */
+		fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return st_fail(STRATA_E_INPUT,
+			       "nvme_path %s: cannot make a scratch file there (%s)", path,
+			       strata_strerror(-errno));
+	rc = bytes ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
+	if (rc) {
+		close(fd);
+		return st_fail(-rc, "nvme_path %s: %llu MiB of scratch for gradients", path,
+			       (unsigned long long)(bytes >> 20));
+	}
+	return fd;
+}
+
+int st_scratch_create(struct st_scratch **out, const char *const *paths, unsigned n_paths,
+		      const uint64_t *slot_bytes, uint32_t n)
+{
+	struct st_scratch *s = calloc(1, sizeof(*s));
+	uint64_t *end = calloc(n_paths, sizeof(*end));
+	int rc = -ENOMEM;
+
+	if (!s || !end)
+		goto fail;
+	s->paths = calloc(n_paths, sizeof(*s->paths));
+	s->fds = malloc(n_paths * sizeof(*s->fds));
+	s->slots = calloc(n, sizeof(*s->slots));
+	if (!s->paths || !s->fds || !s->slots)
+		goto fail;
+	memset(s->fds, 0xff, n_paths * sizeof(*s->fds));
+	s->n_paths = n_paths;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t at = i % n_paths;
+
+		s->slots[i] =
+			(struct slot){ .path = at, .off_bytes = end[at], .bytes = slot_bytes[i] };
+		end[at] += slot_bytes[i];
+	}
+	for (unsigned p = 0; p < n_paths; p++) {
+		s->paths[p] = strdup(paths[p]);
+		if (!s->paths[p])
+			goto fail;
+		s->fds[p] = open_unnamed(paths[p], end[p]);
+		if (s->fds[p] < 0) {
+			rc = s->fds[p];
+			goto fail;
+		}
+	}
+	free(end);
+	*out = s;
+	return 0;
+
+fail:
+	free(end);
+	st_scratch_destroy(s);
+	return rc == -ENOMEM ? st_fail(rc, "scratch for gradients") : rc;
+}
+
+void st_scratch_destroy(struct st_scratch *s)
+{
+	if (!s)
+		return;
+	for (unsigned p = 0; p < s->n_paths; p++) {
+		if (s->fds[p] >= 0)
+			close(s->fds[p]);
+		free(s->paths[p]);
+	}
+	free(s->paths);
+	free(s->fds);
+	free(s->slots);
+	free(s);
+}
+
+void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
+		     struct st_aio_req *req)
+{
+	struct slot *slot = &s->slots[i];
+
+	if (is_write)
+		slot->checksum = XXH3_64bits_withSeed(buf, slot->bytes, i);
+	*req = (struct st_aio_req){
+		.op = is_write ? ST_AIO_WRITE : ST_AIO_READ,
+		.fd = s->fds[slot->path],
+		.path = s->paths[slot->path],
+		.buf = buf,
+		.len_bytes = slot->bytes,
+		.off_bytes = slot->off_bytes,
+	};
+}
+
+int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf)
+{
+	const struct slot *slot = &s->slots[i];
+
+	if (XXH3_64bits_withSeed(buf, slot->bytes, i) == slot->checksum)
+		return 0;
+	return st_fail(STRATA_E_CORRUPT,
+		       "scratch in %s, offset %llu, %llu bytes: not what was written",
+		       s->paths[slot->path], (unsigned long long)slot->off_bytes,
+		       (unsigned long long)slot->bytes);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nvme/scratch.h - NVMe space for what is not state: gradients that do not fit in memory.
+ *
+ * Layer:   nvme (uses core, aio)
+ * Threads: the thread that opened it
+ *
+ * Files without a name (O_TMPFILE), one per path: the kernel frees them however the process ends.
+ * No commit, no slots. Checksums live in memory, for this process is the only one that reads.
+ */
+#ifndef NVME_SCRATCH_H
+#define NVME_SCRATCH_H
+
+#include "aio/aio.h"
+
+struct st_scratch;
+
+/**
+ * st_scratch_create() - preallocate room for n slots, spread over the paths.
+ * @param slot_bytes  in [n] multiples of 4096
+ * @return 0; -ENOSPC; STRATA_E_INPUT (a path that cannot be used); -errno
+ */
+ST_MUST_CHECK int st_scratch_create(struct st_scratch **out, const char *const *paths,
+				    unsigned n_paths, const uint64_t *slot_bytes, uint32_t n);
+void st_scratch_destroy(struct st_scratch *s);
+
+/** st_scratch_prep() - fill *req for slot i; buf is 4096-aligned and holds all of it. A write takes
+ *  the checksum here. */
+void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
+		     struct st_aio_req *req);
+/** st_scratch_read_done() - @return 0; STRATA_E_CORRUPT: not what was written */
+ST_MUST_CHECK int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf);
+
+#endif

@@ -1,0 +1,606 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offload/compile.c - from a plan to the operations of one program, in serial order.
+ *
+ * Reads are emitted right before their first use: that is where they must be at the latest. How
+ * much earlier they run is the executor's affair, as far as the pools allow.
+ */
+#include "offload/plan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct emit {
+	const struct st_plan *plan;
+	const struct st_layout *l;
+	const struct st_model *m;
+	struct st_builder *b;
+	uint32_t gate;
+	unsigned n_mb;
+	bool is_pending, saves;
+	uint32_t *param;	/* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
+	uint32_t *accum;	/* [n_units] claim of its gradient sum */
+	bool *is_updated;	/* [n_units] the pending update was applied */
+	uint32_t *act;		/* [n_stages * n_mb] output of a stage */
+	uint32_t *saved;	/* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
+	uint32_t *grad;		/* [n_mb] gradient of the latest stage's input */
+};
+
+/* ---- resources ----------------------------------------------------------------------------- */
+
+static uint32_t r_param(const struct st_layout *l, uint32_t unit)
+{
+	return unit;
+}
+
+static uint32_t r_state(const struct st_layout *l, uint32_t tile)
+{
+	return l->n_units + tile;
+}
+
+static uint32_t r_rest(const struct st_layout *l, uint32_t tile)
+{
+	return l->n_units + l->n_tiles + tile;
+}
+
+enum { R_LEAVES, R_PENDING, R_ROUND, R_COUNT };
+
+static uint32_t r_one(const struct st_layout *l, unsigned which)
+{
+	return l->n_units + 2 * l->n_tiles + which;
+}
+
+uint32_t st_plan_resources(const struct st_layout *l)
+{
+	return r_one(l, R_COUNT);
+}
+
+/* ---- where things are ---------------------------------------------------------------------- */
+
+static bool param_on_nvme(const struct emit *e)
+{
+	return e->plan->cfg.param_home == ST_HOME_NVME;
+}
+
+static bool state_on_nvme(const struct emit *e)
+{
+	return e->plan->cfg.state_home == ST_HOME_NVME;
+}
+
+static uint64_t tile_off(const struct emit *e, uint32_t tile)
+{
+	return e->l->tiles[tile].first_elem * st_dtype_bytes(e->l->dtype);
+}
+
+static struct st_addr param_tile_addr(const struct emit *e, uint32_t tile)
+{
+	struct st_addr a = e->plan->param_addr[e->l->tiles[tile].unit];
+
+	a.off_bytes += tile_off(e, tile);
+	return a;
+}
+
+static uint32_t add(struct emit *e, enum st_op_kind kind, uint32_t unit, uint32_t tile, uint64_t bytes)
+{
+	uint32_t op = st_builder_op(e->b, kind, unit, tile, ST_NONE, ST_NONE);
+
+	st_builder_last(e->b)->bytes = bytes;
+	return op;
+}
+
+/* A unit's parameters as operand `role` of the latest operation: in a buffer, or at home. */
+static void use_param(struct emit *e, unsigned role, uint32_t unit)
+{
+	uint64_t bytes = st_unit_param_bytes(e->l, unit);
+
+	if (param_on_nvme(e)) {
+		st_builder_use(e->b, role, e->param[unit], 0, bytes, false);
+	} else {
+		st_builder_use_fixed(e->b, role, e->plan->param_addr[unit], bytes, false);
+		st_builder_touch(e->b, r_param(e->l, unit), 0, 0, false);
+	}
+}
+
+/* Parameters of a unit are in memory when the next operation runs. */
+static void need_param(struct emit *e, uint32_t unit)
+{
+	uint64_t bytes = st_unit_param_bytes(e->l, unit);
+
+	if (!param_on_nvme(e) || e->param[unit] != ST_NO_CLAIM)
+		return;
+	e->param[unit] = st_builder_claim(e->b, ST_POOL_PARAM, bytes);
+	add(e, ST_OP_READ_PARAM, unit, ST_NONE, bytes);
+	st_builder_use(e->b, ST_ROLE_PARAM0, e->param[unit], 0, bytes, true);
+	st_builder_touch(e->b, r_param(e->l, unit), 0, 0, false);
+}
+
+/* ---- update -------------------------------------------------------------------------------- */
+
+static void write_param_tile(struct emit *e, uint32_t tile)
+{
+	const struct st_tile *t = &e->l->tiles[tile];
+	uint64_t bytes = st_tile_param_bytes(e->l, tile), lo = tile_off(e, tile);
+
+	add(e, ST_OP_WRITE_PARAM, t->unit, tile, bytes);
+	if (param_on_nvme(e)) {
+		st_builder_use(e->b, ST_ROLE_PARAM0, e->param[t->unit], lo, bytes, false);
+		st_builder_touch(e->b, r_param(e->l, t->unit), lo, lo + bytes, true);
+	} else {
+		st_builder_use_fixed(e->b, ST_ROLE_PARAM0, param_tile_addr(e, tile), bytes, false);
+		st_builder_touch(e->b, r_param(e->l, t->unit), lo, lo + bytes, false);
+	}
+	st_builder_touch(e->b, r_one(e->l, R_ROUND), 0, 0, false);
+	st_builder_after(e->b, e->gate);
+}
+
+static void write_state_tile(struct emit *e, uint32_t tile, uint32_t claim)
+{
+	uint64_t bytes = st_tile_state_bytes(e->l, tile);
+
+	add(e, ST_OP_WRITE_STATE, e->l->tiles[tile].unit, tile, bytes);
+	if (claim != ST_NO_CLAIM)
+		st_builder_use(e->b, ST_ROLE_STATE, claim, 0, bytes, false);
+	else
+		st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[tile], bytes, false);
+	st_builder_touch(e->b, r_state(e->l, tile), 0, 0, claim != ST_NO_CLAIM);
+	st_builder_touch(e->b, r_one(e->l, R_ROUND), 0, 0, false);
+	st_builder_after(e->b, e->gate);
+}
+
+/* The tile's state, in a buffer that was read, or ST_NO_CLAIM when it lives in memory. */
+static uint32_t need_state(struct emit *e, uint32_t tile)
+{
+	uint64_t bytes = st_tile_state_bytes(e->l, tile);
+	uint32_t claim;
+
+	if (!state_on_nvme(e))
+		return ST_NO_CLAIM;
+	claim = st_builder_claim(e->b, ST_POOL_STATE, bytes);
+	add(e, ST_OP_READ_STATE, e->l->tiles[tile].unit, tile, bytes);
+	st_builder_use(e->b, ST_ROLE_STATE, claim, 0, bytes, true);
+	st_builder_touch(e->b, r_state(e->l, tile), 0, 0, false);
+	return claim;
+}
+
+static void use_state(struct emit *e, uint32_t tile, uint32_t claim, bool is_write)
+{
+	uint64_t bytes = st_tile_state_bytes(e->l, tile);
+
+	if (claim != ST_NO_CLAIM) {
+		st_builder_use(e->b, ST_ROLE_STATE, claim, 0, bytes, is_write);
+	} else {
+		st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[tile], bytes, is_write);
+		st_builder_touch(e->b, r_state(e->l, tile), 0, 0, is_write);
+	}
+}
+
+/* A tile's parameters as operand of the latest operation, one that writes or reads just them. */
+static void use_param_tile(struct emit *e, uint32_t tile, bool is_write)
+{
+	const struct st_tile *t = &e->l->tiles[tile];
+	uint64_t bytes = st_tile_param_bytes(e->l, tile), lo = tile_off(e, tile);
+
+	if (param_on_nvme(e)) {
+		st_builder_use(e->b, ST_ROLE_PARAM0, e->param[t->unit], lo, bytes, is_write);
+	} else {
+		st_builder_use_fixed(e->b, ST_ROLE_PARAM0, param_tile_addr(e, tile), bytes, is_write);
+		st_builder_touch(e->b, r_param(e->l, t->unit), lo, lo + bytes, is_write);
+	}
+}
+
+static void write_back(struct emit *e, uint32_t tile, uint32_t state_claim)
+{
+	if (param_on_nvme(e) || e->plan->cfg.commits)
+		write_param_tile(e, tile);
+	if (state_on_nvme(e) || e->plan->cfg.commits)
+		write_state_tile(e, tile, state_claim);
+}
+
+/* The optimizer on one tile. grad: a claim, or ST_NO_CLAIM for the gradient that rests at home. */
+static void update_tile(struct emit *e, uint32_t tile, uint32_t grad, bool is_pending)
+{
+	const struct st_tile *t = &e->l->tiles[tile];
+	uint32_t state = need_state(e, tile);
+
+	add(e, ST_OP_UPDATE, t->unit, tile, 0);
+	st_builder_last(e->b)->is_pending = is_pending;
+	use_param_tile(e, tile, true);
+	use_state(e, tile, state, true);
+	if (grad != ST_NO_CLAIM) {
+		st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, st_tile_grad_bytes(e->l, tile), false);
+	} else {
+		st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[tile],
+				     st_tile_grad_bytes(e->l, tile), false);
+		st_builder_touch(e->b, r_rest(e->l, tile), 0, 0, false);
+	}
+	if (is_pending)
+		st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, false);
+	st_builder_after(e->b, e->gate);
+	write_back(e, tile, state);
+}
+
+/* Apply the update that the step before left for a unit, before its parameters are used. */
+static void apply_pending(struct emit *e, uint32_t unit)
+{
+	if (!e->is_pending || e->is_updated[unit])
+		return;
+	e->is_updated[unit] = true;
+	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
+		uint32_t grad = ST_NO_CLAIM;
+
+		if (e->plan->cfg.spills_grads) {
+			uint64_t bytes = st_tile_grad_bytes(e->l, t);
+
+			grad = st_builder_claim(e->b, ST_POOL_REST, bytes);
+			add(e, ST_OP_READ_GRAD, unit, t, bytes);
+			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, true);
+			st_builder_touch(e->b, r_rest(e->l, t), 0, 0, false);
+		}
+		update_tile(e, t, grad, true);
+	}
+}
+
+static void commit(struct emit *e)
+{
+	add(e, ST_OP_COMMIT, ST_NONE, ST_NONE, 0);
+	st_builder_touch(e->b, r_one(e->l, R_ROUND), 0, 0, true);
+	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, false);	/* the boundary that it names */
+	st_builder_after(e->b, e->gate);
+}
+
+/* Round a unit's gradient; then update it here and now, or leave it pending. */
+static void finish_gradient(struct emit *e, uint32_t unit)
+{
+	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
+		const struct st_tile *tile = &e->l->tiles[t];
+		bool is_deferred = e->plan->cfg.update == ST_UPDATE_DEFERRED;
+		bool is_at_home = is_deferred && !e->plan->cfg.spills_grads;
+		uint64_t bytes = st_tile_grad_bytes(e->l, t);
+		uint32_t grad = is_at_home ? ST_NO_CLAIM : st_builder_claim(e->b, ST_POOL_REST, bytes);
+
+		add(e, ST_OP_REDUCE, unit, t, 0);
+		st_builder_use(e->b, ST_ROLE_ACCUM0, e->accum[unit], tile->first_elem * sizeof(float),
+			       tile->elems * sizeof(float), false);
+		if (is_at_home) {
+			st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[t], bytes, true);
+			st_builder_touch(e->b, r_rest(e->l, t), 0, 0, true);
+		} else {
+			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, true);
+		}
+		st_builder_touch(e->b, r_one(e->l, R_LEAVES), tile->first_leaf,
+				 tile->first_leaf + tile->elems / ST_NUMERIC_TILE, true);
+		if (is_deferred && !is_at_home) {
+			add(e, ST_OP_WRITE_GRAD, unit, t, bytes);
+			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, false);
+			st_builder_touch(e->b, r_rest(e->l, t), 0, 0, true);
+		} else if (!is_deferred) {
+			need_param(e, unit);
+			update_tile(e, t, grad, false);
+		}
+	}
+	e->accum[unit] = ST_NO_CLAIM;
+}
+
+/* ---- forward and backward ------------------------------------------------------------------ */
+
+static void release_params(struct emit *e, unsigned stage)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+
+	for (unsigned k = 0; k < s->n_units; k++)
+		e->param[s->units[k]] = ST_NO_CLAIM;
+}
+
+static void need_stage_params(struct emit *e, unsigned stage)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+
+	for (unsigned k = 0; k < s->n_units; k++) {
+		need_param(e, s->units[k]);
+		apply_pending(e, s->units[k]);
+	}
+}
+
+static void use_work(struct emit *e, size_t bytes)
+{
+	if (bytes)
+		st_builder_use(e->b, ST_ROLE_WORK, st_builder_claim(e->b, ST_POOL_WORK, bytes), 0, bytes, true);
+}
+
+/* Forward of one stage and micro-batch. y: where the output goes. */
+static uint32_t forward(struct emit *e, unsigned stage, unsigned mb, uint32_t y, bool is_recompute)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+	uint32_t saved = ST_NO_CLAIM;
+
+	st_builder_op(e->b, ST_OP_FORWARD, ST_NONE, ST_NONE, stage, mb);
+	st_builder_last(e->b)->flops = s->fwd_flops;
+	st_builder_last(e->b)->is_recompute = is_recompute;
+	for (unsigned k = 0; k < s->n_units; k++)
+		use_param(e, ST_ROLE_PARAM0 + k, s->units[k]);
+	if (stage)
+		st_builder_use(e->b, ST_ROLE_X, e->act[(stage - 1) * e->n_mb + mb], 0,
+			       e->m->stages[stage - 1].out_bytes, false);
+	if (y != ST_NO_CLAIM)
+		st_builder_use(e->b, ST_ROLE_Y, y, 0, s->out_bytes, true);
+	if (s->saved_bytes) {
+		saved = st_builder_claim(e->b, ST_POOL_SAVED, s->saved_bytes);
+		st_builder_use(e->b, ST_ROLE_SAVED, saved, 0, s->saved_bytes, true);
+	}
+	use_work(e, s->fwd_work_bytes);
+	st_builder_after(e->b, e->gate);
+	return saved;
+}
+
+static void emit_forward(struct emit *e, unsigned stage, unsigned mb_lo, unsigned mb_hi)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+
+	need_stage_params(e, stage);
+	for (unsigned mb = mb_lo; mb < mb_hi; mb++) {
+		uint32_t y = s->out_bytes ? st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes) : ST_NO_CLAIM;
+		uint32_t saved = forward(e, stage, mb, y, false);
+
+		e->act[stage * e->n_mb + mb] = y;
+		e->saved[stage * e->n_mb + mb] = e->plan->cfg.recompute ? ST_NO_CLAIM : saved;
+	}
+	release_params(e, stage);
+}
+
+static void backward(struct emit *e, unsigned stage, unsigned mb)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+	bool is_last = stage + 1 == e->m->n_stages;
+	uint32_t dx = ST_NO_CLAIM, saved = e->saved[stage * e->n_mb + mb];
+	size_t x_bytes = stage ? e->m->stages[stage - 1].out_bytes : 0;
+
+	if (stage)
+		dx = st_builder_claim(e->b, ST_POOL_ACT, x_bytes);
+	if (!is_last && s->saved_bytes && saved == ST_NO_CLAIM) {
+		/* The output is not needed again; it goes where the input's gradient will be. */
+		uint32_t y = dx != ST_NO_CLAIM && x_bytes >= s->out_bytes ?
+			     dx : st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes);
+
+		saved = forward(e, stage, mb, y, true);
+	}
+	st_builder_op(e->b, ST_OP_BACKWARD, ST_NONE, ST_NONE, stage, mb);
+	st_builder_last(e->b)->flops = s->bwd_flops;
+	for (unsigned k = 0; k < s->n_units; k++) {
+		uint32_t u = s->units[k];
+
+		if (s->bwd_needs_params)
+			use_param(e, ST_ROLE_PARAM0 + k, u);
+		if (e->accum[u] == ST_NO_CLAIM) {
+			e->accum[u] = st_builder_claim(e->b, ST_POOL_ACCUM, st_unit_accum_bytes(e->l, u));
+			st_builder_last(e->b)->zeroes[k] = true;
+		}
+		st_builder_use(e->b, ST_ROLE_ACCUM0 + k, e->accum[u], 0, st_unit_accum_bytes(e->l, u), true);
+	}
+	if (stage)
+		st_builder_use(e->b, ST_ROLE_X, e->act[(stage - 1) * e->n_mb + mb], 0, x_bytes, false);
+	if (saved != ST_NO_CLAIM)
+		st_builder_use(e->b, ST_ROLE_SAVED, saved, 0, s->saved_bytes, false);
+	if (!is_last)
+		st_builder_use(e->b, ST_ROLE_DY, e->grad[mb], 0, s->out_bytes, false);
+	if (stage)
+		st_builder_use(e->b, ST_ROLE_DX, dx, 0, x_bytes, true);
+	use_work(e, s->bwd_work_bytes);
+	st_builder_after(e->b, e->gate);
+	e->grad[mb] = dx;
+}
+
+static bool is_first_stage_of(const struct emit *e, unsigned stage, uint32_t unit)
+{
+	for (unsigned s = 0; s < stage; s++)
+		for (unsigned k = 0; k < e->m->stages[s].n_units; k++)
+			if (e->m->stages[s].units[k] == unit)
+				return false;
+	return true;
+}
+
+static void emit_backward(struct emit *e, unsigned stage, unsigned mb_lo, unsigned mb_hi)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+
+	if (stage + 1 == e->m->n_stages)	/* its forward is inside its backward */
+		need_stage_params(e, stage);
+	else if (s->bwd_needs_params)
+		for (unsigned k = 0; k < s->n_units; k++)
+			need_param(e, s->units[k]);
+	for (unsigned mb = mb_lo; mb < mb_hi; mb++)
+		backward(e, stage, mb);
+	if (mb_hi == e->n_mb)
+		for (unsigned k = 0; k < s->n_units; k++)
+			if (is_first_stage_of(e, stage, s->units[k]))
+				finish_gradient(e, s->units[k]);
+	release_params(e, stage);
+}
+
+/* ---- variants ------------------------------------------------------------------------------ */
+
+static void emit_step(struct emit *e)
+{
+	unsigned n = e->m->n_stages, block = e->plan->cfg.order == ST_ORDER_VERTICAL ? e->n_mb : 1;
+
+	for (unsigned lo = 0; lo < e->n_mb; lo += block) {
+		for (unsigned s = 0; s + 1 < n; s++)
+			emit_forward(e, s, lo, lo + block);
+		for (unsigned s = n; s-- > 0;) {
+			emit_backward(e, s, lo, lo + block);
+			/* Every pending update was applied on the way to the loss. */
+			if (s + 1 == n && lo == 0 && e->is_pending && e->plan->cfg.commits)
+				commit(e);
+		}
+	}
+	add(e, ST_OP_NORM, ST_NONE, ST_NONE, 0);
+	st_builder_touch(e->b, r_one(e->l, R_LEAVES), 0, 0, false);
+	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, true);
+	if (!e->plan->has_pending && e->plan->cfg.commits)
+		commit(e);
+}
+
+static void emit_flush(struct emit *e)
+{
+	for (uint32_t u = 0; u < e->l->n_units; u++) {
+		if (e->is_pending) {
+			need_param(e, u);
+			apply_pending(e, u);
+			e->param[u] = ST_NO_CLAIM;
+		}
+		for (uint32_t t = e->l->unit_first_tile[u]; e->saves && t < e->l->unit_first_tile[u + 1]; t++) {
+			if (!param_on_nvme(e) && !(e->plan->cfg.commits))
+				write_param_tile(e, t);
+			if (!state_on_nvme(e) && !(e->plan->cfg.commits))
+				write_state_tile(e, t, ST_NO_CLAIM);
+		}
+	}
+	if (e->saves || e->plan->cfg.commits)
+		commit(e);
+}
+
+static void emit_init(struct emit *e)
+{
+	for (uint32_t t = 0; t < e->l->n_tiles; t++) {
+		uint32_t u = e->l->tiles[t].unit;
+		uint32_t state = state_on_nvme(e) ?
+				 st_builder_claim(e->b, ST_POOL_STATE, st_tile_state_bytes(e->l, t)) : ST_NO_CLAIM;
+
+		if (param_on_nvme(e) && t == e->l->unit_first_tile[u])
+			e->param[u] = st_builder_claim(e->b, ST_POOL_PARAM, st_unit_param_bytes(e->l, u));
+		add(e, ST_OP_FILL, u, t, 0);
+		use_param_tile(e, t, true);
+		use_state(e, t, state, true);
+		use_work(e, e->l->tiles[t].elems * sizeof(float));
+		st_builder_after(e->b, e->gate);
+		write_back(e, t, state);
+	}
+	if (param_on_nvme(e) || state_on_nvme(e) || e->plan->cfg.commits)
+		commit(e);
+}
+
+static void emit_load(struct emit *e)
+{
+	for (uint32_t u = 0; u < e->l->n_units; u++) {
+		if (!param_on_nvme(e)) {
+			add(e, ST_OP_READ_PARAM, u, ST_NONE, st_unit_param_bytes(e->l, u));
+			st_builder_use_fixed(e->b, ST_ROLE_PARAM0, e->plan->param_addr[u],
+					     st_unit_param_bytes(e->l, u), true);
+			st_builder_touch(e->b, r_param(e->l, u), 0, 0, true);
+			st_builder_after(e->b, e->gate);
+		}
+		for (uint32_t t = e->l->unit_first_tile[u];
+		     !state_on_nvme(e) && t < e->l->unit_first_tile[u + 1]; t++) {
+			add(e, ST_OP_READ_STATE, u, t, st_tile_state_bytes(e->l, t));
+			st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[t],
+					     st_tile_state_bytes(e->l, t), true);
+			st_builder_touch(e->b, r_state(e->l, t), 0, 0, true);
+			st_builder_after(e->b, e->gate);
+		}
+	}
+}
+
+static void emit_export(struct emit *e)
+{
+	uint32_t before = e->gate;
+
+	for (uint32_t t = 0; t < e->l->n_tiles; t++) {
+		uint32_t u = e->l->tiles[t].unit;
+		uint32_t state, op;
+
+		need_param(e, u);
+		state = need_state(e, t);
+		op = st_builder_op(e->b, ST_OP_EMIT, u, t, ST_NONE, ST_NONE);
+		st_builder_after(e->b, before);	/* they are handed out in order */
+		before = op;
+		use_param_tile(e, t, false);
+		use_state(e, t, state, false);
+		use_work(e, e->l->tiles[t].elems * sizeof(float));
+		if (t + 1 == e->l->unit_first_tile[u + 1])
+			e->param[u] = ST_NO_CLAIM;
+	}
+}
+
+static void emit_eval(struct emit *e)
+{
+	for (unsigned s = 0; s < e->m->n_stages; s++)
+		emit_forward(e, s, 0, e->n_mb);
+}
+
+static void emit_variant(struct emit *e, enum st_variant v)
+{
+	switch (v) {
+	case ST_VARIANT_INIT:
+		emit_init(e);
+		break;
+	case ST_VARIANT_LOAD:
+		emit_load(e);
+		break;
+	case ST_VARIANT_STEP:
+	case ST_VARIANT_STEP_PENDING:
+		emit_step(e);
+		break;
+	case ST_VARIANT_FLUSH:
+	case ST_VARIANT_SAVE:
+	case ST_VARIANT_SAVE_PENDING:
+		emit_flush(e);
+		break;
+	case ST_VARIANT_EVAL:
+		emit_eval(e);
+		break;
+	case ST_VARIANT_EXPORT:
+		emit_export(e);
+		break;
+	default:
+		ST_ASSERT(!"unknown variant");
+	}
+}
+
+static void fill_none(uint32_t *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		list[i] = ST_NO_CLAIM;
+}
+
+int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_pool_place *places,
+	       struct st_program **out, enum st_pool *failed_pool)
+{
+	const struct st_layout *l = plan->layout;
+	struct emit e = {
+		.plan = plan, .l = l, .m = plan->cfg.model,
+		.n_mb = v == ST_VARIANT_EVAL ? plan->cfg.n_eval_mb : plan->cfg.n_mb,
+		.is_pending = v == ST_VARIANT_STEP_PENDING || v == ST_VARIANT_FLUSH ||
+			      v == ST_VARIANT_SAVE_PENDING,
+		.saves = v == ST_VARIANT_SAVE || v == ST_VARIANT_SAVE_PENDING,
+	};
+	size_t n_acts = (size_t)e.m->n_stages * e.n_mb;
+	int rc = st_builder_create(&e.b, st_variant_name(v), st_plan_resources(l));
+
+	if (rc)
+		return rc;
+	e.param = calloc(l->n_units, sizeof(*e.param));
+	e.accum = calloc(l->n_units, sizeof(*e.accum));
+	e.is_updated = calloc(l->n_units, sizeof(*e.is_updated));
+	e.act = calloc(n_acts, sizeof(*e.act));
+	e.saved = calloc(n_acts, sizeof(*e.saved));
+	e.grad = calloc(e.n_mb, sizeof(*e.grad));
+	if (!e.param || !e.accum || !e.is_updated || !e.act || !e.saved || !e.grad) {
+		rc = st_fail(-ENOMEM, "program %s", st_variant_name(v));
+		goto out;
+	}
+	fill_none(e.param, l->n_units);
+	fill_none(e.accum, l->n_units);
+	fill_none(e.act, n_acts);
+	fill_none(e.saved, n_acts);
+	e.gate = st_builder_op(e.b, ST_OP_GATE, ST_NONE, ST_NONE, ST_NONE, ST_NONE);
+	emit_variant(&e, v);
+	rc = st_builder_seal(e.b, places, out, failed_pool);
+out:
+	free(e.param);
+	free(e.accum);
+	free(e.is_updated);
+	free(e.act);
+	free(e.saved);
+	free(e.grad);
+	st_builder_destroy(e.b);
+	return rc;
+}

@@ -1,0 +1,727 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offload/engine.c - the engine thread, and the calls that hand it programs to run. */
+#include "offload/engine.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "core/arena.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "offload/exec.h"
+#include "offload/executor.h"
+#include "offload/lanes_real.h"
+
+#define SNAPSHOT_MAGIC UINT64_C(0x31617461727473) /* "strata1" */
+#define RUNS 4u		/* two in the window, one being filled, one to spare */
+
+struct command {
+	enum st_variant variant;
+	const struct st_step_in *step;	/* STEP */
+	const int32_t *tokens, *targets; /* EVAL; borrowed until done */
+	float *logits;
+	st_engine_emit *emit;
+	void *emit_user;
+	struct st_run *run;	/* out: the run that did it, read before the next command */
+	bool is_taken, is_done;
+	struct st_error error;	/* rc 0: success */
+};
+
+struct st_engine {
+	struct st_engine_cfg cfg;
+	struct st_arena arena[ST_ARENA_N];
+	struct st_exec exec;
+	struct st_run runs[RUNS];
+	bool has_snapshot;
+	struct st_snapshot snapshot;
+
+	/* Engine thread only */
+	struct st_aio_queue *queue;
+	struct st_store *store;
+	struct st_scratch *scratch;
+	struct st_lanes_real *lanes;
+	struct st_executor *executor;
+	struct st_run *ahead;		/* the look-ahead program's run; its gate is closed */
+	uint64_t committing_step;
+	char *run_json;			/* where create() wants it */
+	size_t run_json_bytes;
+	bool removes_store;
+
+	/* Shared, under lock */
+	pthread_t thread;
+	bool has_thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct command *command;	/* being served */
+	bool is_ready, stops;
+	struct st_error broken;
+	uint64_t durable_step;
+
+	/* Caller's thread only */
+	bool is_due;			/* an update is pending */
+	uint64_t step;
+	int64_t report_ns;
+	struct st_lanes_stats at_report;
+};
+
+/* ---- runs ---------------------------------------------------------------------------------- */
+
+static int alloc_runs(struct st_engine *e)
+{
+	const struct st_plan_cfg *p = &e->cfg.plan->cfg;
+	size_t n_mb = p->n_mb > p->n_eval_mb ? p->n_mb : p->n_eval_mb;
+	size_t tokens = n_mb * p->model->batch * p->model->seq;
+
+	for (unsigned i = 0; i < RUNS; i++) {
+		e->runs[i].tokens = calloc(tokens, sizeof(int32_t));
+		e->runs[i].targets = calloc(tokens, sizeof(int32_t));
+		e->runs[i].loss = calloc(n_mb, sizeof(double));
+		if (!e->runs[i].tokens || !e->runs[i].targets || !e->runs[i].loss)
+			return st_fail(-ENOMEM, "engine: batches");
+	}
+	return 0;
+}
+
+static struct st_run *take_run(struct st_engine *e, enum st_variant v)
+{
+	for (unsigned i = 0; i < RUNS; i++) {
+		struct st_run *r = &e->runs[i];
+
+		if (r->is_busy)
+			continue;
+		r->is_busy = true;
+		r->variant = v;
+		r->n_mb = v == ST_VARIANT_EVAL ? e->cfg.plan->cfg.n_eval_mb : e->cfg.plan->cfg.n_mb;
+		r->step = 0;
+		r->logits = NULL;
+		r->emit = NULL;
+		r->is_reported = false;
+		return r;
+	}
+	ST_ASSERT(!"no run is free");
+	return NULL;
+}
+
+/* ---- what the lanes ask -------------------------------------------------------------------- */
+
+static bool wants_commit(void *user, void *ctx)
+{
+	struct st_engine *e = user;
+	const struct st_run *run = ctx;
+
+	if (run->variant != ST_VARIANT_STEP && run->variant != ST_VARIANT_STEP_PENDING)
+		return true;
+	return e->exec.boundary.step % e->cfg.commit_every == 0;
+}
+
+static size_t take_snapshot(void *user, void *ctx, void *out)
+{
+	struct st_engine *e = user;
+	const struct st_snapshot s = {
+		.magic = SNAPSHOT_MAGIC,
+		.step = e->exec.boundary.step,
+		.cursor = e->exec.boundary.cursor,
+		.numeric_plan = e->cfg.numeric_plan,
+	};
+
+	e->committing_step = s.step;
+	memcpy(out, &s, sizeof(s));
+	return sizeof(s);
+}
+
+static int run_compute(void *user, const struct st_program *p, uint32_t op, void *ctx)
+{
+	struct st_engine *e = user;
+
+	return st_exec_run(&e->exec, p, op, ctx);
+}
+
+/* ---- commands ------------------------------------------------------------------------------ */
+
+static void reply(struct st_engine *e, struct st_run *run, int rc)
+{
+	pthread_mutex_lock(&e->lock);
+	if (e->command) {
+		e->command->run = run;
+		e->command->error.rc = 0;
+		if (rc)
+			st_error_take(&e->command->error, rc);
+		e->command->is_done = true;
+		e->command = NULL;
+		pthread_cond_broadcast(&e->changed);
+	}
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void op_completed(void *user, void *ctx, const struct st_program *p, uint32_t op, int rc)
+{
+	struct st_engine *e = user;
+	struct st_run *run = ctx;
+
+	if (p->ops[op].kind == ST_OP_COMMIT && !rc && wants_commit(e, run)) {
+		pthread_mutex_lock(&e->lock);
+		e->durable_step = e->committing_step;
+		pthread_mutex_unlock(&e->lock);
+	}
+	if (p->ops[op].kind == ST_OP_NORM && !rc && !run->is_reported) {
+		run->is_reported = true;
+		reply(e, run, 0);
+	}
+}
+
+/* A run is free again once its program has left the window. */
+static void free_runs(struct st_engine *e)
+{
+	for (unsigned i = 0; i < RUNS; i++)
+		if (e->runs[i].is_busy && !st_executor_holds(e->executor, &e->runs[i]))
+			e->runs[i].is_busy = false;
+}
+
+static int turn(struct st_engine *e, int64_t timeout_ns)
+{
+	int rc = st_executor_turn(e->executor, timeout_ns);
+
+	free_runs(e);
+	if (rc >= 0)
+		return 0;
+	pthread_mutex_lock(&e->lock);
+	st_error_take(&e->broken, rc);
+	pthread_mutex_unlock(&e->lock);
+	reply(e, NULL, rc);
+	return rc;
+}
+
+static int append(struct st_engine *e, enum st_variant v, struct st_run **out)
+{
+	struct st_run *run;
+	int rc;
+
+	while (!st_executor_has_room(e->executor))
+		if ((rc = turn(e, -1)))
+			return rc;
+	run = take_run(e, v);
+	rc = st_executor_append(e->executor, e->cfg.plan->program[v], run);
+	if (rc)
+		return rc;
+	*out = run;
+	return 0;
+}
+
+static enum st_variant next_step(const struct st_engine *e, bool is_due)
+{
+	return is_due ? ST_VARIANT_STEP_PENDING : ST_VARIANT_STEP;
+}
+
+static void copy_tokens(const struct st_engine *e, struct st_run *run, const int32_t *tokens,
+			const int32_t *targets)
+{
+	const struct st_model *m = e->cfg.plan->cfg.model;
+	size_t bytes = run->n_mb * m->batch * m->seq * sizeof(int32_t);
+
+	memcpy(run->tokens, tokens, bytes);
+	if (targets)
+		memcpy(run->targets, targets, bytes);
+}
+
+static int serve_step(struct st_engine *e, struct command *c)
+{
+	struct st_run *run = e->ahead;
+	int rc = run ? 0 : append(e, c->variant, &run);
+
+	if (!rc)
+		rc = st_exec_prepare(&e->cfg, c->run->step, c->step->lr, c->step->beta1, 1.0, run->optim);
+	if (rc)
+		return rc;
+	ST_ASSERT(run->variant == c->variant);
+	e->ahead = NULL;
+	run->step = c->run->step;
+	run->lr = c->step->lr;
+	run->beta1 = c->step->beta1;
+	run->cursor_after = c->step->cursor_after;
+	copy_tokens(e, run, c->step->tokens, c->step->targets);
+	st_executor_open(e->executor, run);
+	return 0;		/* op_completed() replies */
+}
+
+static int run_until_idle(struct st_engine *e)
+{
+	int rc = 0;
+
+	while (!rc && !st_executor_is_idle(e->executor))
+		rc = turn(e, -1);
+	return rc;
+}
+
+/* Any program but a step: alone in the window. */
+static int serve_other(struct st_engine *e, struct command *c)
+{
+	struct st_run *run = NULL;
+	int rc;
+
+	if (e->ahead)
+		st_executor_cancel(e->executor);
+	e->ahead = NULL;
+	rc = run_until_idle(e);
+	if (!rc && c->variant == ST_VARIANT_N)
+		goto out;	/* only wait */
+	if (!rc)
+		rc = append(e, c->variant, &run);
+	if (rc)
+		return rc;
+	if (c->tokens)
+		copy_tokens(e, run, c->tokens, c->targets);
+	run->logits = c->logits;
+	run->emit = c->emit;
+	run->emit_user = c->emit_user;
+	st_executor_open(e->executor, run);
+	rc = run_until_idle(e);
+out:
+	if (!rc)
+		reply(e, run, 0);
+	return rc;
+}
+
+static void fail_command(struct st_engine *e, int rc)
+{
+	pthread_mutex_lock(&e->lock);
+	if (!e->broken.rc)
+		st_error_take(&e->broken, rc);
+	pthread_mutex_unlock(&e->lock);
+	reply(e, NULL, rc);
+}
+
+static void serve(struct st_engine *e)
+{
+	bool was_step = false;
+
+	for (;;) {
+		struct command *c;
+		bool stops, is_broken;
+		int rc = 0;
+
+		pthread_mutex_lock(&e->lock);
+		is_broken = e->broken.rc != 0;
+		while (is_broken && !e->stops && !e->command)
+			pthread_cond_wait(&e->changed, &e->lock);
+		c = e->command;
+		stops = e->stops;
+		pthread_mutex_unlock(&e->lock);
+		if (stops)
+			break;
+		if (is_broken) {
+			reply(e, NULL, st_error_raise(&e->broken));
+			continue;
+		}
+		if (c && !c->is_taken) {
+			c->is_taken = true;
+			was_step = c->step != NULL;
+			rc = c->step ? serve_step(e, c) : serve_other(e, c);
+			if (rc)
+				fail_command(e, rc);
+			continue;
+		}
+		/* The step that is likely to come next stands ready; its reads begin. */
+		if (was_step && !e->ahead && st_executor_has_room(e->executor)) {
+			rc = append(e, next_step(e, e->cfg.plan->has_pending), &e->ahead);
+			if (rc) {
+				fail_command(e, rc);
+				continue;
+			}
+		}
+		(void)turn(e, -1);	/* a failure is in e->broken */
+	}
+}
+
+/* ---- the engine thread --------------------------------------------------------------------- */
+
+static int open_store(struct st_engine *e)
+{
+	const struct st_layout *l = e->cfg.plan->layout;
+	const struct st_store_cfg cfg = {
+		.paths = e->cfg.store_paths,
+		.n_paths = e->cfg.n_store_paths,
+		.weights = e->cfg.store_weights,
+		.extent_bytes = l->extent_bytes,
+		.n_extents = l->n_extents,
+		.extent_names = (const char *const *)l->extent_names,
+		.checksum = e->cfg.checksum,
+	};
+	int rc;
+
+	if (!e->cfg.resume)
+		return st_store_create(&e->store, &cfg, e->run_json, e->run_json_bytes);
+	rc = st_store_open(&e->store, &cfg, e->cfg.resume);
+	if (rc)
+		return rc;
+	if (st_store_snapshot(e->store, &e->snapshot, sizeof(e->snapshot)) != sizeof(e->snapshot) ||
+	    e->snapshot.magic != SNAPSHOT_MAGIC)
+		return st_fail(STRATA_E_CORRUPT, "the store holds no committed state to resume from");
+	if (e->snapshot.numeric_plan != e->cfg.numeric_plan)
+		return st_fail(STRATA_E_STALE,
+			       "the state was made with another numeric plan (model, batch, dtypes, threads or"
+			       " instruction set differ); start anew, or restore what was changed");
+	e->has_snapshot = true;
+	e->exec.boundary.step = e->durable_step = e->snapshot.step;
+	e->exec.boundary.cursor = e->snapshot.cursor;
+	return 0;
+}
+
+static int open_scratch(struct st_engine *e)
+{
+	const struct st_layout *l = e->cfg.plan->layout;
+	uint64_t *bytes;
+	int rc;
+
+	if (!e->cfg.plan->scratch_bytes)
+		return 0;
+	bytes = calloc(l->n_tiles, sizeof(*bytes));
+	if (!bytes)
+		return st_fail(-ENOMEM, "scratch");
+	for (uint32_t t = 0; t < l->n_tiles; t++)
+		bytes[t] = st_tile_grad_bytes(l, t);
+	rc = st_scratch_create(&e->scratch, e->cfg.store_paths, e->cfg.n_store_paths, bytes, l->n_tiles);
+	free(bytes);
+	return rc;
+}
+
+static int start_lanes(struct st_engine *e)
+{
+	const struct st_lanes_real_cfg lanes = {
+		.queue = e->queue,
+		.store = e->store,
+		.scratch = e->scratch,
+		.layout = e->cfg.plan->layout,
+		.arena = { e->arena[0].base, e->arena[1].base },
+		.depth = e->cfg.aio.depth,
+		.compute = run_compute,
+		.snapshot = take_snapshot,
+		.wants_commit = wants_commit,
+		.user = e,
+	};
+	struct st_executor_cfg x = { .completed = op_completed, .user = e };
+	int rc = st_lanes_real_create(&e->lanes, &lanes);
+
+	if (rc)
+		return rc;
+	x.lanes = st_lanes_real(e->lanes);
+	rc = st_executor_create(&e->executor, &x);
+	for (unsigned v = 0; !rc && v < ST_VARIANT_N; v++)
+		if (e->cfg.plan->program[v])
+			rc = st_executor_admit(e->executor, e->cfg.plan->program[v]);
+	return rc;
+}
+
+static int start_up(struct st_engine *e)
+{
+	struct st_aio_cfg aio = e->cfg.aio;
+	int rc;
+
+	aio.depth = 2 * e->cfg.aio.depth + 4 * ST_STORE_PATHS_MAX;	/* both directions, and commits */
+	rc = st_aio_open(&e->queue, &aio);
+	if (rc)
+		return rc;
+	for (unsigned a = 0; !rc && a < ST_ARENA_N; a++)
+		if (e->arena[a].bytes)
+			rc = st_aio_register(e->queue, e->arena[a].base, e->arena[a].bytes);
+	if (!rc)
+		rc = open_store(e);
+	if (!rc)
+		rc = open_scratch(e);
+	return rc ? rc : start_lanes(e);
+}
+
+static void *engine_main(void *arg)
+{
+	struct st_engine *e = arg;
+	int rc = start_up(e);
+
+	pthread_mutex_lock(&e->lock);
+	if (rc)
+		st_error_take(&e->broken, rc);
+	e->is_ready = true;
+	pthread_cond_broadcast(&e->changed);
+	pthread_mutex_unlock(&e->lock);
+	if (!rc)
+		serve(e);
+	/* What is in flight comes back before its buffers go. */
+	st_lanes_real_destroy(e->lanes);
+	st_aio_close(e->queue);
+	st_executor_destroy(e->executor);
+	st_scratch_destroy(e->scratch);
+	st_store_close(e->store, e->removes_store || (rc && !e->cfg.resume));
+	return NULL;
+}
+
+/* ---- the caller's side --------------------------------------------------------------------- */
+
+static int call(struct st_engine *e, struct command *c)
+{
+	pthread_mutex_lock(&e->lock);
+	e->command = c;
+	pthread_cond_broadcast(&e->changed);
+	if (e->queue && !e->broken.rc)
+		st_aio_wake(e->queue);
+	while (!c->is_done)
+		pthread_cond_wait(&e->changed, &e->lock);
+	pthread_mutex_unlock(&e->lock);
+	return c->error.rc ? st_error_raise(&c->error) : 0;
+}
+
+static int run_variant(struct st_engine *e, enum st_variant v)
+{
+	struct command c = { .variant = v };
+
+	return call(e, &c);
+}
+
+static int settle(struct st_engine *e)
+{
+	int rc = e->is_due ? run_variant(e, ST_VARIANT_FLUSH) : 0;
+
+	if (!rc)
+		e->is_due = false;
+	return rc;
+}
+
+static int first_state(struct st_engine *e)
+{
+	if (!e->has_snapshot)
+		return run_variant(e, ST_VARIANT_INIT);
+	e->step = e->snapshot.step;
+	return e->cfg.plan->program[ST_VARIANT_LOAD] ? run_variant(e, ST_VARIANT_LOAD) : 0;
+}
+
+int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, char *run_json,
+		     size_t run_json_bytes)
+{
+	struct st_engine *e = calloc(1, sizeof(*e));
+	int rc;
+
+	if (!e)
+		return st_fail(-ENOMEM, "engine");
+	e->cfg = *cfg;
+	e->run_json = run_json;
+	e->run_json_bytes = run_json_bytes;
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_cond_init(&e->changed, NULL);
+	e->exec.cfg = &e->cfg;
+	e->exec.plan = cfg->plan;
+	e->exec.leaves = calloc(cfg->plan->layout->n_leaves, sizeof(double));
+	rc = e->exec.leaves ? alloc_runs(e) : st_fail(-ENOMEM, "engine");
+	for (unsigned a = 0; !rc && a < ST_ARENA_N; a++) {
+		rc = st_arena_init(&e->arena[a], cfg->plan->arena_bytes[a], a ? "host" : "device");
+		e->exec.arena[a] = e->arena[a].base;
+	}
+	if (rc)
+		goto fail;
+	rc = -pthread_create(&e->thread, NULL, engine_main, e);
+	if (rc) {
+		rc = st_fail(rc, "engine thread");
+		goto fail;
+	}
+	e->has_thread = true;
+	pthread_mutex_lock(&e->lock);
+	while (!e->is_ready)
+		pthread_cond_wait(&e->changed, &e->lock);
+	rc = e->broken.rc ? st_error_raise(&e->broken) : 0;
+	pthread_mutex_unlock(&e->lock);
+	if (!rc)
+		rc = first_state(e);
+	if (rc)
+		goto fail;
+	e->report_ns = st_now_ns();
+	st_lanes_real_stats(e->lanes, &e->at_report);
+	*out = e;
+	return 0;
+
+fail:
+	st_engine_close(e, !cfg->resume);
+	return rc;
+}
+
+void st_engine_close(struct st_engine *e, bool removes_store)
+{
+	struct st_error last;
+
+	if (!e)
+		return;
+	st_error_save(&last);	/* closing must not hide why */
+	if (e->has_thread) {
+		pthread_mutex_lock(&e->lock);
+		e->stops = true;
+		e->removes_store = removes_store;
+		pthread_cond_broadcast(&e->changed);
+		if (e->queue && !e->broken.rc)
+			st_aio_wake(e->queue);
+		pthread_mutex_unlock(&e->lock);
+		pthread_join(e->thread, NULL);
+	}
+	for (unsigned a = 0; a < ST_ARENA_N; a++)
+		st_arena_fini(&e->arena[a]);
+	for (unsigned i = 0; i < RUNS; i++) {
+		free(e->runs[i].tokens);
+		free(e->runs[i].targets);
+		free(e->runs[i].loss);
+	}
+	free(e->exec.leaves);
+	pthread_mutex_destroy(&e->lock);
+	pthread_cond_destroy(&e->changed);
+	free(e);
+	(void)st_error_raise(&last);
+}
+
+bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)
+{
+	if (e->has_snapshot)
+		*out = e->snapshot;
+	return e->has_snapshot;
+}
+
+int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_step_out *out)
+{
+	struct st_run request = { .step = e->step + 1 };
+	struct command c = { .variant = next_step(e, e->is_due), .step = in, .run = &request };
+	struct st_lanes_stats now;
+	int64_t now_ns;
+	int rc = call(e, &c);
+
+	if (rc)
+		return rc;
+	e->step++;
+	e->is_due = e->cfg.plan->has_pending;
+	now_ns = st_now_ns();
+	st_lanes_real_stats(e->lanes, &now);
+	*out = (struct st_step_out){
+		.step = e->step,
+		.loss = c.run->mean_loss,
+		.grad_norm = c.run->grad_norm,
+		.clip_factor = c.run->clip_factor,
+		.wall_ns = now_ns - e->report_ns,
+		.compute_ns = now.compute_ns - e->at_report.compute_ns,
+		.read_bytes = now.read_bytes - e->at_report.read_bytes,
+		.write_bytes = now.write_bytes - e->at_report.write_bytes,
+	};
+	pthread_mutex_lock(&e->lock);
+	out->durable_step = e->durable_step;
+	pthread_mutex_unlock(&e->lock);
+	e->report_ns = now_ns;
+	e->at_report = now;
+	return 0;
+}
+
+int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *targets, double *loss)
+{
+	const struct st_model *m = e->cfg.plan->cfg.model;
+	struct command c = { .variant = ST_VARIANT_EVAL, .tokens = tokens, .targets = targets };
+	double sum = 0;
+	int rc = settle(e);
+
+	if (!rc)
+		rc = call(e, &c);
+	if (rc)
+		return rc;
+	for (unsigned mb = 0; mb < c.run->n_mb; mb++)
+		sum += c.run->loss[mb];
+	*loss = sum / ((double)c.run->n_mb * (double)(m->batch * m->seq));
+	return 0;
+}
+
+int st_engine_logits(struct st_engine *e, const int32_t *tokens, float *logits)
+{
+	struct command c = { .variant = ST_VARIANT_EVAL, .tokens = tokens, .logits = logits };
+	int rc = settle(e);
+
+	return rc ? rc : call(e, &c);
+}
+
+int st_engine_save(struct st_engine *e)
+{
+	int rc = run_variant(e, e->is_due ? ST_VARIANT_SAVE_PENDING : ST_VARIANT_SAVE);
+
+	if (!rc)
+		e->is_due = false;
+	return rc;
+}
+
+int st_engine_export(struct st_engine *e, st_engine_emit *emit, void *user)
+{
+	struct command c = { .variant = ST_VARIANT_EXPORT, .emit = emit, .emit_user = user };
+	int rc = settle(e);
+
+	return rc ? rc : call(e, &c);
+}
+
+void st_engine_stats(struct st_engine *e, struct st_lanes_stats *out)
+{
+	st_lanes_real_stats(e->lanes, out);
+}
+
+/* ---- state hash ---------------------------------------------------------------------------- */
+
+struct tensor_hash {
+	char name[96];
+	uint64_t value[3];	/* master, m, v */
+};
+
+struct hasher {
+	XXH3_state_t *part[3];
+	struct tensor_hash *tensors;
+	size_t n;
+};
+
+static int hash_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, const float *master,
+		      const float *m, const float *v)
+{
+	struct hasher *h = user;
+	const float *const parts[3] = { master, m, v };
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (!first)
+			XXH3_64bits_reset(h->part[i]);
+		XXH3_64bits_update(h->part[i], parts[i], n * sizeof(float));
+	}
+	if (first + n == t->elems) {
+		memcpy(h->tensors[h->n].name, t->name, sizeof(t->name));
+		for (unsigned i = 0; i < 3; i++)
+			h->tensors[h->n].value[i] = XXH3_64bits_digest(h->part[i]);
+		h->n++;
+	}
+	return 0;
+}
+
+static int cmp_tensor(const void *a, const void *b)
+{
+	return strcmp(((const struct tensor_hash *)a)->name, ((const struct tensor_hash *)b)->name);
+}
+
+int st_engine_state_hash(struct st_engine *e, uint64_t *hash)
+{
+	const struct st_model *m = e->cfg.plan->cfg.model;
+	struct hasher h = { 0 };
+	uint64_t boundary[2];
+	size_t n = 0;
+	int rc = -ENOMEM;
+
+	for (unsigned u = 0; u < m->n_units; u++)
+		n += m->units[u].n_tensors;
+	h.tensors = calloc(n, sizeof(*h.tensors));
+	for (unsigned i = 0; i < 3; i++)
+		h.part[i] = XXH3_createState();
+	if (h.tensors && h.part[0] && h.part[1] && h.part[2])
+		rc = st_engine_export(e, hash_piece, &h);
+	if (!rc) {
+		qsort(h.tensors, h.n, sizeof(*h.tensors), cmp_tensor);
+		boundary[0] = e->exec.boundary.step;
+		boundary[1] = e->exec.boundary.cursor;
+		*hash = XXH3_64bits_withSeed(h.tensors, h.n * sizeof(*h.tensors),
+					     XXH3_64bits(boundary, sizeof(boundary)));
+	}
+	for (unsigned i = 0; i < 3; i++)
+		XXH3_freeState(h.part[i]);
+	free(h.tensors);
+	return rc;
+}

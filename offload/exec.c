@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offload/exec.c - the operations of the compute lane. */
+#include "offload/exec.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#define CHUNK_ELEMS ((size_t)4 * ST_NUMERIC_TILE) /* what a thread takes at a time; never cuts a tile */
+
+static void *at(const struct st_exec *x, const struct st_use *u)
+{
+	return x->arena[u->addr.arena] + u->addr.off_bytes;
+}
+
+static const struct st_use *find_use(const struct st_program *p, const struct st_op *op, enum st_role role)
+{
+	for (uint32_t i = 0; i < op->n_uses; i++)
+		if (p->uses[op->first_use + i].role == role)
+			return &p->uses[op->first_use + i];
+	return NULL;
+}
+
+static void *operand(const struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		     enum st_role role)
+{
+	const struct st_use *u = find_use(p, op, role);
+
+	return u ? at(x, u) : NULL;
+}
+
+static unsigned team(const struct st_exec *x)
+{
+	return st_device_caps(x->cfg->device)->threads;
+}
+
+/* ---- stages -------------------------------------------------------------------------------- */
+
+static void stage_args(const struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		       const struct st_run *run, struct st_stage_args *a)
+{
+	const struct st_model *m = x->plan->cfg.model;
+	size_t first = (size_t)op->mb * m->batch * m->seq;
+
+	*a = (struct st_stage_args){
+		.tokens = run->tokens + first,
+		.targets = run->targets + first,
+		.x = operand(x, p, op, ST_ROLE_X),
+		.y = operand(x, p, op, ST_ROLE_Y),
+		.saved = operand(x, p, op, ST_ROLE_SAVED),
+		.work = operand(x, p, op, ST_ROLE_WORK),
+		.dy = operand(x, p, op, ST_ROLE_DY),
+		.dx = operand(x, p, op, ST_ROLE_DX),
+	};
+	for (unsigned k = 0; k < m->stages[op->stage].n_units; k++) {
+		a->params[k] = operand(x, p, op, ST_ROLE_PARAM0 + k);
+		a->grads[k] = operand(x, p, op, ST_ROLE_ACCUM0 + k);
+	}
+	if (op->stage + 1 == m->n_stages) {
+		a->loss_sum = &run->loss[op->mb];
+		a->grad_scale = (float)(1.0 / ((double)run->n_mb * (double)(m->batch * m->seq)));
+	}
+}
+
+static int run_forward(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		       struct st_run *run)
+{
+	const struct st_model *m = x->plan->cfg.model;
+	struct st_stage_args a;
+
+	stage_args(x, p, op, run, &a);
+	if (a.loss_sum) {
+		*a.loss_sum = 0;
+		a.logits = run->logits;
+		if (run->logits)
+			a.loss_sum = NULL;
+	}
+	m->fwd(m, x->cfg->device, op->stage, &a);
+	return st_device_status(x->cfg->device);
+}
+
+static int run_backward(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+			struct st_run *run)
+{
+	const struct st_model *m = x->plan->cfg.model;
+	struct st_stage_args a;
+
+	stage_args(x, p, op, run, &a);
+	for (unsigned k = 0; k < m->stages[op->stage].n_units; k++)
+		if (op->zeroes[k])
+			st_fill_zero(x->cfg->device, a.grads[k], find_use(p, op, ST_ROLE_ACCUM0 + k)->bytes);
+	if (a.loss_sum)
+		*a.loss_sum = 0;
+	m->bwd(m, x->cfg->device, op->stage, &a);
+	return st_device_status(x->cfg->device);
+}
+
+/* ---- gradients and optimizer --------------------------------------------------------------- */
+
+static void run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op)
+{
+	const struct st_layout *l = x->plan->layout;
+	const struct st_tile *t = &l->tiles[op->tile];
+	const float *acc = operand(x, p, op, ST_ROLE_ACCUM0);
+	char *out = operand(x, p, op, ST_ROLE_GRAD);
+	double *leaf = x->leaves + t->first_leaf;
+
+#pragma omp parallel for num_threads(team(x)) schedule(static)
+	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
+		size_t n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS;
+
+		st_optim_reduce(n, acc + e, out + e * st_dtype_bytes(l->grad_dtype), l->grad_dtype,
+				leaf + e / ST_NUMERIC_TILE);
+	}
+}
+
+/* The arrays of a tile's state, one behind the other. */
+static void state_arrays(const struct st_layout *l, uint32_t tile, char *state, int16_t **lo, float **m,
+			 float **v)
+{
+	size_t n = l->tiles[tile].elems;
+
+	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)state;
+	*m = (float *)(state + (l->dtype == ST_F32 ? 0 : 2 * n));
+	*v = *m + n;
+}
+
+static void run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		       const struct st_run *run)
+{
+	const struct st_layout *l = x->plan->layout;
+	const struct st_tile *t = &l->tiles[op->tile];
+	const struct st_optim_step *both = op->is_pending ? x->boundary.optim : run->optim;
+	const struct st_optim_step *s = &both[t->is_matrix || x->cfg->decays_vectors];
+	char *param = operand(x, p, op, ST_ROLE_PARAM0);
+	const char *grad = operand(x, p, op, ST_ROLE_GRAD);
+	int16_t *lo;
+	float *m, *v;
+
+	state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
+#pragma omp parallel for num_threads(team(x)) schedule(static)
+	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
+		const struct st_optim_range r = {
+			.n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS,
+			.format = l->dtype == ST_F32 ? ST_OPTIM_FP32 : ST_OPTIM_SPLIT,
+			.grad_dtype = l->grad_dtype,
+			.p = param + e * st_dtype_bytes(l->dtype),
+			.lo = lo ? lo + e : NULL,
+			.m = m + e,
+			.v = v + e,
+			.g = grad + e * st_dtype_bytes(l->grad_dtype),
+		};
+
+		st_optim_update(s, &r);
+	}
+}
+
+int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1, double grad_scale,
+		    struct st_optim_step out[2])
+{
+	struct st_optim_cfg optim = cfg->optim;
+	int rc;
+
+	if (beta1 >= 0)
+		optim.beta1 = beta1;
+	rc = st_optim_prepare(&out[0], &optim, step, lr, 0, grad_scale);
+	return rc ? rc : st_optim_prepare(&out[1], &optim, step, lr, cfg->weight_decay, grad_scale);
+}
+
+static int run_norm(struct st_exec *x, struct st_run *run)
+{
+	const struct st_model *m = x->plan->cfg.model;
+	double sum = 0, norm = sqrt(st_optim_tree_sum(x->leaves, x->plan->layout->n_leaves));
+	double clip = x->cfg->clip;
+	struct st_optim_step optim[2];
+	int rc;
+
+	for (unsigned mb = 0; mb < run->n_mb; mb++)
+		sum += run->loss[mb];
+	run->mean_loss = sum / ((double)run->n_mb * (double)(m->batch * m->seq));
+	run->grad_norm = norm;
+	if (!isfinite(run->mean_loss) || !isfinite(norm))
+		return st_fail(STRATA_E_NUMERIC,
+			       "step %llu: the %s is not finite; lower the learning rate, or look at the data",
+			       (unsigned long long)run->step, isfinite(run->mean_loss) ? "gradient norm" : "loss");
+	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
+	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->clip_factor, optim);
+	if (rc)
+		return rc;
+	x->boundary.step = run->step;
+	x->boundary.cursor = run->cursor_after;
+	memcpy(x->boundary.optim, optim, sizeof(optim));
+	return 0;
+}
+
+/* ---- first values and export --------------------------------------------------------------- */
+
+/* Calls fn for each run of elements that tile and a tensor share; off: in the tile. */
+static int each_tensor(const struct st_exec *x, uint32_t tile,
+		       int (*fn)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off),
+		       void *user)
+{
+	const struct st_tile *tl = &x->plan->layout->tiles[tile];
+	const struct st_unit_desc *u = &x->plan->cfg.model->units[tl->unit];
+	size_t end = tl->first_elem + tl->elems;
+
+	for (unsigned i = 0; i < u->n_tensors; i++) {
+		const struct st_tensor_desc *t = &u->tensors[i];
+		size_t lo = t->first_elem > tl->first_elem ? t->first_elem : tl->first_elem;
+		size_t hi = t->first_elem + t->elems < end ? t->first_elem + t->elems : end;
+		int rc = lo < hi ? fn(user, t, lo - t->first_elem, hi - lo, lo - tl->first_elem) : 0;
+
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+struct piece {
+	const struct st_exec *x;
+	const struct st_run *run;
+	float *master;
+	const float *m, *v;
+};
+
+static int fill_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
+{
+	const struct piece *p = user;
+
+	return p->x->cfg->fill(p->x->cfg->fill_user, t, first, n, p->master + off);
+}
+
+static int emit_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
+{
+	const struct piece *p = user;
+
+	return p->run->emit(p->run->emit_user, t, first, n, p->master + off, p->m + off, p->v + off);
+}
+
+static int run_fill(struct st_exec *x, const struct st_program *p, const struct st_op *op)
+{
+	const struct st_layout *l = x->plan->layout;
+	size_t n = l->tiles[op->tile].elems;
+	struct piece piece = { .x = x, .master = operand(x, p, op, ST_ROLE_WORK) };
+	char *param = operand(x, p, op, ST_ROLE_PARAM0), *state = operand(x, p, op, ST_ROLE_STATE);
+	int16_t *lo;
+	float *m, *v;
+	int rc;
+
+	memset(piece.master, 0, n * sizeof(float));
+	rc = each_tensor(x, op->tile, fill_piece, &piece);
+	if (rc)
+		return rc;
+	state_arrays(l, op->tile, state, &lo, &m, &v);
+	memset(m, 0, 2 * n * sizeof(float));
+	if (lo)
+		st_optim_split(n, piece.master, (uint16_t *)param, lo);
+	else
+		memcpy(param, piece.master, n * sizeof(float));
+	return 0;
+}
+
+static int run_emit(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		    const struct st_run *run)
+{
+	const struct st_layout *l = x->plan->layout;
+	size_t n = l->tiles[op->tile].elems;
+	struct piece piece = { .x = x, .run = run, .master = operand(x, p, op, ST_ROLE_WORK) };
+	const char *param = operand(x, p, op, ST_ROLE_PARAM0);
+	int16_t *lo;
+	float *m, *v;
+
+	state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
+	piece.m = m;
+	piece.v = v;
+	if (lo)
+		st_optim_join(n, (const uint16_t *)param, lo, piece.master);
+	else
+		memcpy(piece.master, param, n * sizeof(float));
+	return each_tensor(x, op->tile, emit_piece, &piece);
+}
+
+int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void *ctx)
+{
+	struct st_exec *x = user;
+	struct st_run *run = ctx;
+	const struct st_op *op = &p->ops[op_index];
+
+	switch (op->kind) {
+	case ST_OP_FORWARD:
+		return run_forward(x, p, op, run);
+	case ST_OP_BACKWARD:
+		return run_backward(x, p, op, run);
+	case ST_OP_REDUCE:
+		run_reduce(x, p, op);
+		return 0;
+	case ST_OP_NORM:
+		return run_norm(x, run);
+	case ST_OP_UPDATE:
+		run_update(x, p, op, run);
+		return 0;
+	case ST_OP_FILL:
+		return run_fill(x, p, op);
+	case ST_OP_EMIT:
+		return run_emit(x, p, op, run);
+	default:
+		return st_fail(-EINVAL, "%s is no operation of the compute lane", st_op_name(op->kind));
+	}
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offload/exec.h - what each operation of the compute lane does.
+ *
+ * Layer:   offload
+ * Threads: the worker of the compute lane; inside, the device's thread team
+ */
+#ifndef OFFLOAD_EXEC_H
+#define OFFLOAD_EXEC_H
+
+#include "offload/engine.h"
+
+/* One run of a program. */
+struct st_run {
+	bool is_busy;
+	enum st_variant variant;
+	uint64_t step;			/* STEP: its number, 1-based */
+	int32_t *tokens, *targets;	/* [max micro-batches * batch * seq] */
+	double *loss;			/* [max micro-batches] sums */
+	unsigned n_mb;
+	uint64_t cursor_after;
+	double lr, beta1;
+	float *logits;			/* EVAL: of the last position, or NULL */
+	struct st_optim_step optim[2];	/* IMMEDIATE updates: without and with decay */
+	double mean_loss, grad_norm, clip_factor; /* out */
+	bool is_reported;
+	st_engine_emit *emit;
+	void *emit_user;
+};
+
+/* The boundary after the latest step, and its update where that is still due. Ordered between
+ * operations by the resource "pending update". */
+struct st_boundary {
+	uint64_t step, cursor;
+	struct st_optim_step optim[2];
+};
+
+struct st_exec {
+	const struct st_engine_cfg *cfg;
+	const struct st_plan *plan;
+	char *arena[ST_ARENA_N];
+	double *leaves;			/* [n_leaves] sums of squares */
+	struct st_boundary boundary;
+};
+
+/** st_exec_run() - as st_lanes_real_cfg.compute: user is a struct st_exec, ctx a struct st_run. */
+int st_exec_run(void *user, const struct st_program *p, uint32_t op, void *ctx);
+
+/** st_exec_prepare() - both forms of the optimizer's factors for a step. */
+ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
+				  double grad_scale, struct st_optim_step out[2]);
+
+#endif

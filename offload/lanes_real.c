@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offload/lanes_real.c - NVMe through aio and the store; compute on one worker thread. */
+#include "offload/lanes_real.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+
+#define IO_OPS 32u	/* operations accepted per direction */
+#define COMPUTE_OPS 4u	/* queued for the worker, so that it need not wait for the engine thread */
+#define DONE_RING (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
+
+struct io_op {		/* an accepted read or write operation */
+	uint64_t token;
+	const struct st_program *p;
+	uint32_t op;
+	uint32_t next_tile, end_tile, in_flight;
+	int rc;
+	struct st_error error;
+};
+
+struct io_req {
+	struct st_aio_req aio;
+	struct io_op *owner;
+	uint32_t tile;
+	uint64_t checksum;
+	bool is_busy, is_write;
+};
+
+struct direction {
+	struct io_op ops[IO_OPS];	/* FIFO: head .. head + n */
+	uint32_t head, n;
+	struct io_req *reqs;		/* [depth] */
+	uint32_t n_busy;
+};
+
+struct job {
+	const struct st_program *p;
+	void *ctx;
+	uint64_t token;
+	uint32_t op;
+	int rc;
+	struct st_error error;
+};
+
+struct st_lanes_real {
+	struct st_lanes_real_cfg cfg;
+	struct direction dir[2];	/* 0 read, 1 write */
+	struct st_lane_done done[DONE_RING];
+	uint32_t n_done;
+	struct {
+		bool is_active;
+		uint64_t token;
+		struct st_aio_req *reqs;
+		uint32_t n, left;
+		int rc;
+		struct st_error error;
+	} commit;
+	pthread_t worker;
+	bool has_worker;
+	pthread_mutex_t lock;		/* what follows is shared with the worker */
+	pthread_cond_t has_job;
+	struct job jobs[COMPUTE_OPS];
+	uint32_t job_head, n_jobs;
+	struct job finished[COMPUTE_OPS];
+	uint32_t n_finished;
+	bool stops;
+	struct st_lanes_stats stats;
+};
+
+/* ---- compute ------------------------------------------------------------------------------- */
+
+static void run_job(struct st_lanes_real *r, struct job *j, bool is_broken)
+{
+	if (is_broken) {
+		j->rc = STRATA_E_CANCELLED;
+		return;
+	}
+	j->rc = r->cfg.compute(r->cfg.user, j->p, j->op, j->ctx);
+	if (j->rc)
+		st_error_take(&j->error, j->rc);
+}
+
+static void *worker_main(void *arg)
+{
+	struct st_lanes_real *r = arg;
+	bool is_broken = false;
+
+	pthread_mutex_lock(&r->lock);
+	for (;;) {
+		struct job j;
+		int64_t start;
+
+		while (!r->n_jobs && !r->stops)
+			pthread_cond_wait(&r->has_job, &r->lock);
+		if (!r->n_jobs)
+			break;
+		j = r->jobs[r->job_head];
+		pthread_mutex_unlock(&r->lock);
+		start = st_now_ns();
+		run_job(r, &j, is_broken);
+		is_broken |= j.rc != 0;
+		start = st_now_ns() - start;
+		pthread_mutex_lock(&r->lock);
+		r->job_head = (r->job_head + 1) % COMPUTE_OPS;
+		r->n_jobs--;
+		r->finished[r->n_finished++] = j;
+		r->stats.compute_ns += start;
+		r->stats.kind_ns[j.p->ops[j.op].kind] += start;
+		st_aio_wake(r->cfg.queue);
+	}
+	pthread_mutex_unlock(&r->lock);
+	return NULL;
+}
+
+static int submit_compute(struct st_lanes_real *r, const struct st_program *p, uint32_t op, void *ctx,
+			  uint64_t token)
+{
+	int rc = -EAGAIN;
+
+	pthread_mutex_lock(&r->lock);
+	if (r->n_jobs + r->n_finished < COMPUTE_OPS) {
+		r->jobs[(r->job_head + r->n_jobs++) % COMPUTE_OPS] =
+			(struct job){ .p = p, .ctx = ctx, .token = token, .op = op };
+		pthread_cond_signal(&r->has_job);
+		rc = 0;
+	}
+	pthread_mutex_unlock(&r->lock);
+	return rc;
+}
+
+/* ---- completions --------------------------------------------------------------------------- */
+
+static void push_done(struct st_lanes_real *r, uint64_t token, int rc)
+{
+	ST_ASSERT(r->n_done < DONE_RING);
+	r->done[r->n_done++] = (struct st_lane_done){ token, rc };
+}
+
+/* The text of a failure belongs to the thread that recorded it; hand it over to this one. */
+static int carry(const struct st_error *error, int rc)
+{
+	if (rc && error->rc)
+		(void)st_error_raise(error);
+	return rc;
+}
+
+static void collect_compute(struct st_lanes_real *r)
+{
+	pthread_mutex_lock(&r->lock);
+	for (uint32_t i = 0; i < r->n_finished; i++)
+		push_done(r, r->finished[i].token, carry(&r->finished[i].error, r->finished[i].rc));
+	r->n_finished = 0;
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- reads and writes ---------------------------------------------------------------------- */
+
+static char *buffer_of(const struct st_lanes_real *r, const struct io_op *o, uint32_t tile)
+{
+	const struct st_op *op = &o->p->ops[o->op];
+	const struct st_use *use = &o->p->uses[op->first_use];
+	char *base = r->cfg.arena[use->addr.arena] + use->addr.off_bytes;
+
+	if (op->tile == ST_NONE)	/* all of a unit: its tiles lie one behind the other */
+		base += r->cfg.layout->tiles[tile].first_elem * st_dtype_bytes(r->cfg.layout->dtype);
+	return base;
+}
+
+static uint32_t extent_of(const struct st_op *op, uint32_t tile)
+{
+	return 2 * tile + (op->kind == ST_OP_READ_STATE || op->kind == ST_OP_WRITE_STATE);
+}
+
+static bool is_scratch(const struct st_op *op)
+{
+	return op->kind == ST_OP_READ_GRAD || op->kind == ST_OP_WRITE_GRAD;
+}
+
+static int start_request(struct st_lanes_real *r, struct io_req *q, struct io_op *o, uint32_t tile)
+{
+	const struct st_op *op = &o->p->ops[o->op];
+	char *buf = buffer_of(r, o, tile);
+	uint32_t e = extent_of(op, tile);
+	int rc = 0;
+
+	q->owner = o;
+	q->tile = tile;
+	if (is_scratch(op)) {
+		st_scratch_prep(r->cfg.scratch, tile, buf, q->is_write, &q->aio);
+	} else if (q->is_write) {
+		q->checksum = st_store_checksum(r->cfg.store, e, buf);
+		rc = st_store_prep_write(r->cfg.store, e, buf, &q->aio);
+	} else {
+		rc = st_store_prep_read(r->cfg.store, e, buf, &q->aio);
+	}
+	q->aio.user = q;
+	return rc ? rc : st_aio_submit(r->cfg.queue, &q->aio);
+}
+
+static void fail_op(struct io_op *o, int rc)
+{
+	if (!o->rc) {
+		o->rc = rc;
+		st_error_take(&o->error, rc);
+	}
+	o->next_tile = o->end_tile;	/* nothing more of it is started */
+}
+
+static struct io_req *free_request(struct st_lanes_real *r, struct direction *d)
+{
+	for (uint32_t i = 0; d->n_busy < r->cfg.depth && i < r->cfg.depth; i++)
+		if (!d->reqs[i].is_busy)
+			return &d->reqs[i];
+	return NULL;
+}
+
+/* Start requests of the accepted operations, in order, while there are slots. */
+static void feed(struct st_lanes_real *r, struct direction *d)
+{
+	for (uint32_t i = 0; i < d->n; i++) {
+		struct io_op *o = &d->ops[(d->head + i) % IO_OPS];
+
+		while (o->next_tile < o->end_tile) {
+			struct io_req *q = free_request(r, d);
+			int rc;
+
+			if (!q)
+				return;
+			rc = start_request(r, q, o, o->next_tile);
+			if (rc == -EAGAIN)
+				return;
+			if (rc) {
+				fail_op(o, rc);
+				break;
+			}
+			q->is_busy = true;
+			d->n_busy++;
+			o->in_flight++;
+			o->next_tile++;
+		}
+	}
+}
+
+/* Operations leave the FIFO in order; a later one that is complete waits for the ones before it. */
+static void retire_ops(struct st_lanes_real *r, struct direction *d)
+{
+	while (d->n) {
+		struct io_op *o = &d->ops[d->head];
+
+		if (o->next_tile < o->end_tile || o->in_flight)
+			return;
+		push_done(r, o->token, carry(&o->error, o->rc));
+		d->head = (d->head + 1) % IO_OPS;
+		d->n--;
+	}
+}
+
+static void finish_request(struct st_lanes_real *r, struct io_req *q)
+{
+	struct io_op *o = q->owner;
+	const struct st_op *op = &o->p->ops[o->op];
+	uint32_t e = extent_of(op, q->tile);
+	int rc = q->aio.result < 0 ? (int)q->aio.result : 0;
+
+	q->is_busy = false;
+	r->dir[q->is_write].n_busy--;
+	o->in_flight--;
+	if (rc) {
+		(void)st_error_raise(&q->aio.error);
+	} else if (is_scratch(op)) {
+		if (!q->is_write)
+			rc = st_scratch_read_done(r->cfg.scratch, q->tile, q->aio.buf);
+	} else if (q->is_write) {
+		st_store_write_done(r->cfg.store, e, q->checksum);
+	} else {
+		rc = st_store_read_done(r->cfg.store, e, q->aio.buf);
+	}
+	if (rc)
+		fail_op(o, rc);
+	pthread_mutex_lock(&r->lock);
+	*(q->is_write ? &r->stats.write_bytes : &r->stats.read_bytes) += q->aio.len_bytes;
+	pthread_mutex_unlock(&r->lock);
+}
+
+static int submit_io(struct st_lanes_real *r, struct direction *d, const struct st_program *p, uint32_t op,
+		     uint64_t token)
+{
+	const struct st_op *o = &p->ops[op];
+	const struct st_layout *l = r->cfg.layout;
+	struct io_op *slot;
+
+	if (d->n == IO_OPS)
+		return -EAGAIN;
+	slot = &d->ops[(d->head + d->n++) % IO_OPS];
+	*slot = (struct io_op){
+		.token = token, .p = p, .op = op,
+		.next_tile = o->tile != ST_NONE ? o->tile : l->unit_first_tile[o->unit],
+		.end_tile = o->tile != ST_NONE ? o->tile + 1 : l->unit_first_tile[o->unit + 1],
+	};
+	feed(r, d);
+	return 0;
+}
+
+/* ---- commit -------------------------------------------------------------------------------- */
+
+static void commit_failed(struct st_lanes_real *r, int rc)
+{
+	if (!r->commit.rc) {
+		r->commit.rc = rc;
+		st_error_take(&r->commit.error, rc);
+	}
+}
+
+/* The next round of the commit's requests; ends it when there is none. */
+static void commit_round(struct st_lanes_real *r)
+{
+	int n = r->commit.rc ? 0 : st_store_commit_next(r->cfg.store, r->commit.reqs, r->commit.n);
+
+	if (n < 0) {
+		commit_failed(r, n);
+		n = 0;
+	}
+	for (int i = 0; i < n; i++) {
+		int rc;
+
+		r->commit.reqs[i].user = NULL;
+		rc = st_aio_submit(r->cfg.queue, &r->commit.reqs[i]);
+		if (rc)
+			commit_failed(r, rc);
+		else
+			r->commit.left++;
+	}
+	if (r->commit.left)
+		return;
+	r->commit.is_active = false;
+	push_done(r, r->commit.token, carry(&r->commit.error, r->commit.rc));
+	pthread_mutex_lock(&r->lock);
+	r->stats.commits += !r->commit.rc;
+	pthread_mutex_unlock(&r->lock);
+}
+
+static int submit_commit(struct st_lanes_real *r, void *ctx, uint64_t token)
+{
+	char snapshot[ST_STORE_SNAPSHOT_MAX];
+	size_t n;
+	int rc;
+
+	if (r->commit.is_active)
+		return -EAGAIN;
+	if (!r->cfg.wants_commit(r->cfg.user, ctx)) {
+		push_done(r, token, 0);
+		return 0;
+	}
+	n = r->cfg.snapshot(r->cfg.user, ctx, snapshot);
+	rc = st_store_commit_begin(r->cfg.store, snapshot, n);
+	if (rc)
+		return rc;
+	r->commit.is_active = true;
+	r->commit.token = token;
+	r->commit.left = 0;
+	r->commit.rc = 0;
+	r->commit.error.rc = 0;
+	commit_round(r);
+	return 0;
+}
+
+static void finish_commit_request(struct st_lanes_real *r, struct st_aio_req *q)
+{
+	if (q->result < 0) {
+		(void)st_error_raise(&q->error);
+		commit_failed(r, (int)q->result);
+	}
+	if (--r->commit.left == 0)
+		commit_round(r);
+}
+
+/* ---- the interface ------------------------------------------------------------------------- */
+
+static uint32_t real_waits_on(void *priv, enum st_lane lane)
+{
+	/* The worker takes its jobs in order, and after a failure cancels the rest. */
+	return lane == ST_LANE_COMPUTE ? 1u << ST_LANE_COMPUTE : 0;
+}
+
+static int real_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx, uint64_t token)
+{
+	struct st_lanes_real *r = priv;
+
+	switch (p->ops[op].lane) {
+	case ST_LANE_COMPUTE:
+		return submit_compute(r, p, op, ctx, token);
+	case ST_LANE_READ:
+		return submit_io(r, &r->dir[0], p, op, token);
+	case ST_LANE_WRITE:
+		return submit_io(r, &r->dir[1], p, op, token);
+	case ST_LANE_COMMIT:
+		return submit_commit(r, ctx, token);
+	default:
+		return st_fail(-EINVAL, "no lane for %s", st_op_name(p->ops[op].kind));
+	}
+}
+
+static void collect(struct st_lanes_real *r)
+{
+	collect_compute(r);
+	for (unsigned d = 0; d < 2; d++) {
+		retire_ops(r, &r->dir[d]);
+		feed(r, &r->dir[d]);
+	}
+}
+
+static int real_wait(void *priv, struct st_lane_done *done, unsigned max, int64_t timeout_ns)
+{
+	struct st_lanes_real *r = priv;
+	struct st_aio_req *reaped[64];
+	unsigned n;
+	int got;
+
+	collect(r);
+	got = st_aio_reap(r->cfg.queue, reaped, ST_ARRAY_LEN(reaped), r->n_done ? 0 : timeout_ns);
+	if (got < 0)
+		return got;
+	for (int i = 0; i < got; i++) {
+		if (reaped[i]->user)
+			finish_request(r, reaped[i]->user);
+		else
+			finish_commit_request(r, reaped[i]);
+	}
+	collect(r);
+	n = r->n_done < max ? r->n_done : max;
+	memcpy(done, r->done, n * sizeof(*done));
+	memmove(r->done, r->done + n, (r->n_done - n) * sizeof(*r->done));
+	r->n_done -= n;
+	return (int)n;
+}
+
+static const struct st_lanes_ops real_ops = {
+	.waits_on = real_waits_on,
+	.submit = real_submit,
+	.wait = real_wait,
+};
+
+struct st_lanes st_lanes_real(struct st_lanes_real *r)
+{
+	return (struct st_lanes){ &real_ops, r };
+}
+
+void st_lanes_real_stats(struct st_lanes_real *r, struct st_lanes_stats *out)
+{
+	pthread_mutex_lock(&r->lock);
+	*out = r->stats;
+	pthread_mutex_unlock(&r->lock);
+}
+
+int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_cfg *cfg)
+{
+	struct st_lanes_real *r = calloc(1, sizeof(*r));
+	int rc = -ENOMEM;
+
+	if (!r)
+		return st_fail(rc, "lanes");
+	r->cfg = *cfg;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->has_job, NULL);
+	r->commit.n = 2 * ST_STORE_PATHS_MAX;
+	r->commit.reqs = calloc(r->commit.n, sizeof(*r->commit.reqs));
+	for (unsigned d = 0; d < 2; d++) {
+		r->dir[d].reqs = calloc(cfg->depth, sizeof(*r->dir[d].reqs));
+		for (unsigned i = 0; r->dir[d].reqs && i < cfg->depth; i++)
+			r->dir[d].reqs[i].is_write = d == 1;
+	}
+	if (!r->commit.reqs || !r->dir[0].reqs || !r->dir[1].reqs)
+		goto fail;
+	rc = -pthread_create(&r->worker, NULL, worker_main, r);
+	if (rc)
+		goto fail;
+	r->has_worker = true;
+	*out = r;
+	return 0;
+
+fail:
+	st_lanes_real_destroy(r);
+	return st_fail(rc, "lanes");
+}
+
+void st_lanes_real_destroy(struct st_lanes_real *r)
+{
+	if (!r)
+		return;
+	if (r->has_worker) {
+		pthread_mutex_lock(&r->lock);
+		r->stops = true;
+		pthread_cond_signal(&r->has_job);
+		pthread_mutex_unlock(&r->lock);
+		pthread_join(r->worker, NULL);
+	}
+	pthread_mutex_destroy(&r->lock);
+	pthread_cond_destroy(&r->has_job);
+	free(r->commit.reqs);
+	free(r->dir[0].reqs);
+	free(r->dir[1].reqs);
+	free(r);
+}

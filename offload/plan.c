@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offload/plan.c - homes, pool sizes, and whether it fits. */
+#include "offload/plan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIGN_BYTES ((uint64_t)4096)
+#define STATE_TILES_USEFUL 48u	/* tiles in flight that hide any drive's latency */
+#define REST_TILES_USEFUL 8u
+
+const char *st_variant_name(enum st_variant v)
+{
+	static const char *const names[] = {
+		[ST_VARIANT_INIT] = "init", [ST_VARIANT_LOAD] = "load", [ST_VARIANT_STEP] = "step",
+		[ST_VARIANT_STEP_PENDING] = "step with a pending update", [ST_VARIANT_FLUSH] = "flush",
+		[ST_VARIANT_SAVE] = "save", [ST_VARIANT_SAVE_PENDING] = "save with a pending update",
+		[ST_VARIANT_EVAL] = "evaluation", [ST_VARIANT_EXPORT] = "export",
+	};
+	return names[v];
+}
+
+static uint64_t align_up(uint64_t n)
+{
+	return (n + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
+}
+
+static uint32_t pool_arena(const struct st_plan *p, enum st_pool pool)
+{
+	if (pool == ST_POOL_STATE || pool == ST_POOL_REST)
+		return ST_ARENA_HOST;
+	return pool == ST_POOL_ACT && p->cfg.acts_on_host ? ST_ARENA_HOST : ST_ARENA_DEVICE;
+}
+
+static struct st_addr take(struct st_plan *p, uint32_t arena, uint64_t bytes)
+{
+	struct st_addr a = { arena, p->resident_bytes[arena] };
+
+	p->resident_bytes[arena] += align_up(bytes);
+	return a;
+}
+
+/* What lives in memory for the whole run gets its place first. */
+static void place_homes(struct st_plan *p)
+{
+	const struct st_layout *l = p->layout;
+
+	for (uint32_t u = 0; u < l->n_units && p->cfg.param_home != ST_HOME_NVME; u++)
+		p->param_addr[u] = take(p, p->cfg.param_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE :
+					ST_ARENA_HOST, st_unit_param_bytes(l, u));
+	for (uint32_t t = 0; t < l->n_tiles && p->cfg.state_home != ST_HOME_NVME; t++)
+		p->state_addr[t] = take(p, p->cfg.state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE :
+					ST_ARENA_HOST, st_tile_state_bytes(l, t));
+	for (uint32_t t = 0; t < l->n_tiles && p->has_pending; t++) {
+		if (p->cfg.spills_grads)
+			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
+		else
+			p->rest_addr[t] = take(p, ST_ARENA_HOST, st_tile_grad_bytes(l, t));
+	}
+}
+
+static bool is_wanted(const struct st_plan *p, enum st_variant v)
+{
+	switch (v) {
+	case ST_VARIANT_LOAD:
+		return p->cfg.param_home != ST_HOME_NVME || p->cfg.state_home != ST_HOME_NVME;
+	case ST_VARIANT_STEP_PENDING:
+	case ST_VARIANT_FLUSH:
+	case ST_VARIANT_SAVE_PENDING:
+		return p->has_pending;
+	case ST_VARIANT_EVAL:
+		return p->cfg.n_eval_mb > 0;
+	default:
+		return true;
+	}
+}
+
+static void drop_programs(struct st_plan *p)
+{
+	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
+		st_program_destroy(p->program[v]);
+		p->program[v] = NULL;
+	}
+}
+
+/* Peak of each pool in serial order, over all variants: the least that can work. */
+static int measure(const struct st_plan *p, uint64_t *need)
+{
+	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
+		struct st_program *prog;
+		int rc;
+
+		if (!is_wanted(p, v))
+			continue;
+		rc = st_compile(p, v, NULL, &prog, NULL);
+		if (rc)
+			return rc;
+		for (unsigned pool = 0; pool < ST_POOL_N; pool++)
+			if (prog->pool_peak[pool] > need[pool])
+				need[pool] = prog->pool_peak[pool];
+		st_program_destroy(prog);
+	}
+	return 0;
+}
+
+static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
+{
+	uint64_t at[ST_ARENA_N] = { p->resident_bytes[0], p->resident_bytes[1] };
+
+	for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
+		uint32_t arena = pool_arena(p, pool);
+
+		p->places[pool] = (struct st_pool_place){ arena, at[arena], pool_bytes[pool] };
+		at[arena] += align_up(pool_bytes[pool]);
+	}
+	memcpy(p->arena_bytes, at, sizeof(at));
+}
+
+/* Compile all variants into pools of these sizes; a pool that is too fragmented grows a little. */
+static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
+{
+	for (unsigned v = 0; v < ST_VARIANT_N;) {
+		enum st_pool failed = 0;
+		int rc;
+
+		lay_out(p, pool_bytes);
+		if (!is_wanted(p, v) || p->program[v]) {
+			v++;
+			continue;
+		}
+		rc = st_compile(p, v, p->places, &p->program[v], &failed);
+		if (rc == STRATA_E_NO_FIT) {
+			pool_bytes[failed] += align_up(pool_bytes[failed] / 32 + ALIGN_BYTES);
+			drop_programs(p);	/* later pools move */
+			v = 0;
+		} else if (rc) {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+/* What a pool can use beyond what it needs: it lets reads run ahead. */
+static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_t need)
+{
+	const struct st_layout *l = p->layout;
+	uint64_t all = 0;
+
+	if (pool == ST_POOL_PARAM)
+		for (uint32_t u = 0; u < l->n_units; u++)
+			all += align_up(st_unit_param_bytes(l, u));
+	else if (pool == ST_POOL_STATE)
+		for (uint32_t t = 0; t < l->n_tiles && t < STATE_TILES_USEFUL; t++)
+			all += align_up((uint64_t)ST_STORAGE_TILE * (l->dtype == ST_F32 ? 8 : 10));
+	else if (pool == ST_POOL_REST)
+		all = (uint64_t)REST_TILES_USEFUL * ST_STORAGE_TILE * st_dtype_bytes(l->grad_dtype);
+	return need && all > need ? all : need;
+}
+
+static uint64_t budget_of(const struct st_plan *p, uint32_t arena)
+{
+	return arena == ST_ARENA_DEVICE ? p->cfg.device_bytes : p->cfg.host_bytes;
+}
+
+/* Give what the budgets leave to the pools that can use it. */
+static void spread_rest(struct st_plan *p, uint64_t *pool_bytes)
+{
+	static const enum st_pool wants[] = { ST_POOL_REST, ST_POOL_PARAM, ST_POOL_STATE };
+
+	for (unsigned i = 0; i < ST_ARRAY_LEN(wants); i++) {
+		enum st_pool pool = wants[i];
+		uint32_t arena = pool_arena(p, pool);
+		uint64_t budget = budget_of(p, arena) & ~(ALIGN_BYTES - 1);
+		uint64_t more = useful_bytes(p, pool, pool_bytes[pool]) - pool_bytes[pool];
+		uint64_t left;
+
+		lay_out(p, pool_bytes);
+		left = !budget ? more : budget > p->arena_bytes[arena] ? budget - p->arena_bytes[arena] : 0;
+		pool_bytes[pool] += more < left ? more : left;
+		pool_bytes[pool] &= ~(ALIGN_BYTES - 1);
+	}
+}
+
+static int check_budget(const struct st_plan *p, uint32_t arena, const char *name, const char *key)
+{
+	uint64_t mib = (p->min_bytes[arena] + ((1u << 20) - 1)) >> 20;
+
+	if (!budget_of(p, arena) || p->min_bytes[arena] <= budget_of(p, arena))
+		return 0;
+	return st_fail(STRATA_E_NO_FIT,
+		       "%s memory of %.1f MiB is too small: the smallest that works is \"%s\": \"%lluMiB\"", name,
+		       (double)budget_of(p, arena) / (1 << 20), key, (unsigned long long)mib);
+}
+
+static int decide(struct st_plan *p)
+{
+	uint64_t pool_bytes[ST_POOL_N] = { 0 };
+	int rc;
+
+	place_homes(p);
+	rc = measure(p, pool_bytes);
+	if (!rc)
+		rc = compile_all(p, pool_bytes);
+	if (rc)
+		return rc;
+	memcpy(p->min_bytes, p->arena_bytes, sizeof(p->min_bytes));
+	rc = check_budget(p, ST_ARENA_DEVICE, "device", "strata.device.memory");
+	if (!rc)
+		rc = check_budget(p, ST_ARENA_HOST, "host", "strata.host.memory");
+	if (rc)
+		return rc;
+	spread_rest(p, pool_bytes);
+	drop_programs(p);
+	return compile_all(p, pool_bytes);
+}
+
+int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
+{
+	struct st_plan *p = calloc(1, sizeof(*p));
+	int rc;
+
+	if (!p)
+		return st_fail(-ENOMEM, "plan");
+	p->cfg = *cfg;
+	p->has_pending = cfg->update == ST_UPDATE_DEFERRED;
+	rc = st_layout_create(&p->layout, cfg->model, cfg->dtype, cfg->grad_dtype);
+	if (rc)
+		goto fail;
+	p->param_addr = calloc(p->layout->n_units, sizeof(*p->param_addr));
+	p->state_addr = calloc(p->layout->n_tiles, sizeof(*p->state_addr));
+	p->rest_addr = calloc(p->layout->n_tiles, sizeof(*p->rest_addr));
+	if (!p->param_addr || !p->state_addr || !p->rest_addr) {
+		rc = st_fail(-ENOMEM, "plan");
+		goto fail;
+	}
+	rc = decide(p);
+	if (rc)
+		goto fail;
+	*out = p;
+	return 0;
+
+fail:
+	st_plan_destroy(p);
+	return rc;
+}
+
+void st_plan_destroy(struct st_plan *p)
+{
+	if (!p)
+		return;
+	drop_programs(p);
+	st_layout_destroy(p->layout);
+	free(p->param_addr);
+	free(p->state_addr);
+	free(p->rest_addr);
+	free(p);
+}
+
+static const struct st_program *steady(const struct st_plan *p)
+{
+	return p->program[p->has_pending ? ST_VARIANT_STEP_PENDING : ST_VARIANT_STEP];
+}
+
+uint64_t st_plan_read_bytes(const struct st_plan *p)
+{
+	return steady(p)->lane_bytes[ST_LANE_READ];
+}
+
+uint64_t st_plan_write_bytes(const struct st_plan *p)
+{
+	return steady(p)->lane_bytes[ST_LANE_WRITE];
+}
