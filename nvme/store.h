@@ -23,6 +23,9 @@
  * any slot may be written: without the rewrite, a kill followed by a power loss can leave one path
  * at generation g and another at g-1 whose slots g has begun to overwrite.
  *
+ * After the first failed write or flush of a commit the store takes no more writes: the last
+ *durable generation is what the next st_store_open() finds.
+ *
  * The extent map (which path and offset) is a function of the extents' sizes, in order, and of the
  * paths' weights frozen in the superblock; never of budgets.
  */
@@ -33,18 +36,19 @@
 #include "core/status.h"
 
 #define ST_STORE_SNAPSHOT_MAX ((size_t)2048)
-#define ST_STORE_PATHS_MAX 16u
+#define ST_STORE_PATHS_MAX    16u
 
 struct st_store;
 
 struct st_store_cfg {
-	const char *const *paths;	/* [n_paths] existing directories; borrowed for the call */
-	unsigned n_paths;		/* 1..ST_STORE_PATHS_MAX */
-	const uint32_t *weights;	/* [n_paths] share of extents by bytes, each > 0; NULL = equal */
-	const uint64_t *extent_bytes;	/* [n_extents] multiples of 4096; borrowed for the call */
+	const char *const *paths; /* [n_paths] existing directories; borrowed for the call */
+	unsigned n_paths;         /* 1..ST_STORE_PATHS_MAX */
+	const uint32_t *weights;  /* [n_paths] share of extents by bytes, each > 0; NULL = equal */
+	const uint64_t *extent_bytes; /* [n_extents] multiples of 4096; borrowed for the call */
 	uint32_t n_extents;
-	const char *const *extent_names; /* [n_extents] for messages; borrowed for the store's life */
-	bool checksum;			/* verify XXH3 on each read (a bad one: STRATA_E_CORRUPT) */
+	const char *const
+		*extent_names; /* [n_extents] for messages; borrowed for the store's life */
+	bool checksum;         /* verify XXH3 on each read (a bad one: STRATA_E_CORRUPT) */
 };
 
 /**
@@ -67,20 +71,28 @@ ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_c
 ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg *cfg,
 				const char *run_json);
 
-/** st_store_close() - close and unlock; `remove` also deletes files and directories. NULL is fine. */
+/** st_store_close() - close and unlock; `remove` also deletes files and directories. NULL is fine.
+ */
 void st_store_close(struct st_store *s, bool remove);
 
-/** st_store_reclaim() - remove directories of ours in `path` that hold no valid root and no lock. */
+/**
+ * st_store_reclaim() - remove directories of ours in `path` that hold no valid root and no lock:
+ * what is left of a create that was killed.
+ * @return number of directories removed, or a negative code
+ */
 ST_MUST_CHECK int st_store_reclaim(const char *path);
 
 /**
  * st_store_prep_read() / st_store_prep_write() - fill *req for extent e (all of it): fd, path,
  * offset, op, length, buffer. The caller submits it.
- * @param buf  the whole extent, 4096-aligned; for a write its checksum is taken by
- *             st_store_seal(), which may run on any thread before or after this
- * @return 0; STRATA_E_CORRUPT when e was never written (read)
+ * req->user is left alone.
+ * @param buf  the whole extent, 4096-aligned; for a write its st_store_checksum() may be taken on
+ *             any thread before or after this
+ * @return 0; -EINVAL (bad extent or buffer; a write during a commit); STRATA_E_CORRUPT when e was
+ *         never written (read); the first failure of an earlier commit (write)
  */
-ST_MUST_CHECK int st_store_prep_read(struct st_store *s, uint32_t e, void *buf, struct st_aio_req *req);
+ST_MUST_CHECK int st_store_prep_read(struct st_store *s, uint32_t e, void *buf,
+				     struct st_aio_req *req);
 ST_MUST_CHECK int st_store_prep_write(struct st_store *s, uint32_t e, const void *buf,
 				      struct st_aio_req *req);
 
@@ -94,6 +106,8 @@ uint64_t st_store_checksum(const struct st_store *s, uint32_t e, const void *buf
  * @return 0, or STRATA_E_CORRUPT naming extent, file and offset
  */
 ST_MUST_CHECK int st_store_read_done(struct st_store *s, uint32_t e, const void *buf);
+/** st_store_read_verify() - the same with a checksum that another thread has computed. */
+ST_MUST_CHECK int st_store_read_verify(struct st_store *s, uint32_t e, uint64_t checksum);
 
 /** st_store_write_done() - the write of e completed; its new version is live (not yet durable). */
 void st_store_write_done(struct st_store *s, uint32_t e, uint64_t checksum);
@@ -102,12 +116,16 @@ void st_store_write_done(struct st_store *s, uint32_t e, uint64_t checksum);
  * The commit as a sequence of requests, so that it can run beside other I/O. After all writes are
  * done: begin() freezes tables and snapshot; then, as often as next() gives requests, submit
  * them all and await them all before calling next() again; next() gives 0 when durable.
- * Writes of extents must not be prepared between begin() and that moment.
+ * Writes of extents must not be prepared between begin() and that moment (they are refused); reads
+ * may. The requests stay valid and unmoved until next() is called again, which checks their
+ * results: nothing becomes durable over a failed one.
  * @param snapshot  in [snapshot_bytes <= ST_STORE_SNAPSHOT_MAX] the caller's state at this commit
  */
-ST_MUST_CHECK int st_store_commit_begin(struct st_store *s, const void *snapshot, size_t snapshot_bytes);
+ST_MUST_CHECK int st_store_commit_begin(struct st_store *s, const void *snapshot,
+					size_t snapshot_bytes);
 /** @param reqs out [max_nr >= 2 * n_paths] @return number of requests, 0 = durable, <0 */
-ST_MUST_CHECK int st_store_commit_next(struct st_store *s, struct st_aio_req *reqs, unsigned max_nr);
+ST_MUST_CHECK int st_store_commit_next(struct st_store *s, struct st_aio_req *reqs,
+				       unsigned max_nr);
 
 /** st_store_commit() - the same, waiting, on queue q (which must be idle). */
 ST_MUST_CHECK int st_store_commit(struct st_store *s, struct st_aio_queue *q, const void *snapshot,

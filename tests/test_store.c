@@ -1,0 +1,835 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tests/test_store.c - the extent store on real files: commits, damage, locks, space, planted
+ * links. */
+#include <check.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "nvme/store.h"
+#include "nvme/store_priv.h"
+
+#define N_EXTENTS 9u
+#define MAX_BYTES ((size_t)3 << 20)
+
+static const uint64_t sizes[N_EXTENTS] = { 4096,      1 << 20, 12288, 3 << 20, 8192,
+					   256 << 10, 4096,    40960, 2 << 20 };
+static const char *const names[N_EXTENTS] = { "wte",  "h.0", "h.1", "h.2", "h.3",
+					      "ln_f", "wpe", "h.4", "head" };
+
+static char base[64], dirs[3][96], mount_point[96];
+static const char *paths[3] = { dirs[0], dirs[1], dirs[2] };
+static char *buf, *copy;
+static struct st_aio_queue *q;
+static char json[4096];
+
+static void remove_tree(const char *path)
+{
+	DIR *d = opendir(path);
+	struct dirent *e;
+	char sub[400];
+
+	while (d && (e = readdir(d))) {
+		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		snprintf(sub, sizeof(sub), "%s/%s", path, e->d_name);
+		if (unlink(sub))
+			remove_tree(sub);
+	}
+	if (d)
+		closedir(d);
+	rmdir(path);
+}
+
+static unsigned count_entries(const char *path)
+{
+	DIR *d = opendir(path);
+	unsigned n = 0;
+
+	ck_assert_ptr_nonnull(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2;
+}
+
+static void setup(void)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+
+	snprintf(base, sizeof(base), "test_store.%d.tmp", (int)getpid());
+	ck_assert_int_eq(mkdir(base, 0755), 0);
+	for (int p = 0; p < 3; p++) {
+		snprintf(dirs[p], sizeof(dirs[p]), "%s/nvme%d", base, p);
+		ck_assert_int_eq(mkdir(dirs[p], 0755), 0);
+	}
+	buf = aligned_alloc(4096, MAX_BYTES);
+	copy = aligned_alloc(4096, MAX_BYTES);
+	ck_assert(buf && copy);
+	ck_assert_msg(st_aio_open(&q, &cfg) == 0, "%s", st_last_error());
+}
+
+static void teardown(void)
+{
+	st_aio_close(q);
+	free(buf);
+	free(copy);
+	paths[0] = dirs[0];
+	paths[1] = dirs[1];
+	if (mount_point[0])
+		umount2(mount_point, MNT_DETACH);
+	mount_point[0] = '\0';
+	remove_tree(base);
+}
+
+static struct st_store_cfg make_cfg(unsigned n_paths)
+{
+	return (struct st_store_cfg){ .paths = paths,
+				      .n_paths = n_paths,
+				      .extent_bytes = sizes,
+				      .n_extents = N_EXTENTS,
+				      .extent_names = names,
+				      .checksum = true };
+}
+
+static struct st_store *create(unsigned n_paths, const uint32_t *weights)
+{
+	struct st_store_cfg cfg = make_cfg(n_paths);
+	struct st_store *s = NULL;
+
+	cfg.weights = weights;
+	ck_assert_msg(st_store_create(&s, &cfg, json, sizeof(json)) == 0, "%s", st_last_error());
+	return s;
+}
+
+static int try_open(struct st_store **s)
+{
+	struct st_store_cfg cfg = make_cfg(0);
+
+	cfg.paths = NULL;
+	return st_store_open(s, &cfg, json);
+}
+
+static struct st_store *reopen(void)
+{
+	struct st_store *s = NULL;
+
+	ck_assert_msg(try_open(&s) == 0, "%s", st_last_error());
+	return s;
+}
+
+static void fill(char *p, uint32_t e, unsigned version)
+{
+	uint64_t x = (uint64_t)version * 1000003 + e + 1;
+
+	for (size_t i = 0; i < sizes[e]; i += 8) {
+		x = x * 6364136223846793005u + 1442695040888963407u;
+		memcpy(p + i, &x, 8);
+	}
+}
+
+static void write_extent(struct st_store *s, uint32_t e, unsigned version)
+{
+	struct st_aio_req r;
+
+	fill(buf, e, version);
+	ck_assert_msg(st_store_prep_write(s, e, buf, &r) == 0, "%s", st_last_error());
+	ck_assert_msg(st_aio_run(q, &r, 1) == 0, "%s", st_last_error());
+	st_store_write_done(s, e, st_store_checksum(s, e, buf));
+}
+
+static int read_extent(struct st_store *s, uint32_t e)
+{
+	struct st_aio_req r;
+	int rc = st_store_prep_read(s, e, copy, &r);
+
+	if (!rc)
+		rc = st_aio_run(q, &r, 1);
+	return rc ? rc : st_store_read_done(s, e, copy);
+}
+
+static void expect_extent(struct st_store *s, uint32_t e, unsigned version)
+{
+	ck_assert_msg(read_extent(s, e) == 0, "%s", st_last_error());
+	fill(buf, e, version);
+	ck_assert_int_eq(memcmp(buf, copy, sizes[e]), 0);
+}
+
+static void commit(struct st_store *s, unsigned version)
+{
+	ck_assert_msg(st_store_commit(s, q, &version, sizeof(version)) == 0, "%s", st_last_error());
+}
+
+static void write_all(struct st_store *s, unsigned version)
+{
+	for (uint32_t e = 0; e < N_EXTENTS; e++)
+		write_extent(s, e, version);
+}
+
+static void expect_all(struct st_store *s, unsigned version)
+{
+	unsigned snap = 0;
+
+	ck_assert_uint_eq(st_store_snapshot(s, &snap, sizeof(snap)), sizeof(snap));
+	ck_assert_uint_eq(snap, version);
+	for (uint32_t e = 0; e < N_EXTENTS; e++)
+		expect_extent(s, e, version);
+}
+
+/* Change one bit of a file of the store, as a bad cell would. */
+static void flip(const char *path, uint64_t off, int bit)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	char c;
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(pread(fd, &c, 1, (off_t)off), 1);
+	c ^= (char)(1 << bit);
+	ck_assert_int_eq(pwrite(fd, &c, 1, (off_t)off), 1);
+	ck_assert_int_eq(fsync(fd), 0);
+	close(fd);
+}
+
+START_TEST(commits_survive_reopening)
+{
+	const uint32_t weights[2] = { 3, 1 };
+	struct st_store *s = create((unsigned)_i + 1, _i == 1 ? weights : NULL);
+	char big[ST_STORE_SNAPSHOT_MAX + 1] = { 0 };
+
+	ck_assert_uint_eq(st_store_generation(s), 0);
+	ck_assert_uint_eq(st_store_snapshot(s, NULL, 0), 0);
+	for (uint32_t e = 0; e < N_EXTENTS; e++) {
+		ck_assert(!st_store_is_written(s, e));
+		ck_assert_int_eq(read_extent(s, e), STRATA_E_CORRUPT);
+	}
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "head"));
+	for (unsigned v = 1; v <= 5; v++) {
+		write_all(s, v);
+		commit(s, v);
+		expect_all(s, v);
+		ck_assert_uint_eq(st_store_generation(s), v);
+		if (v == 3) {
+			st_store_close(s, false);
+			s = reopen();
+			ck_assert_uint_eq(st_store_generation(s), 3);
+			expect_all(s, 3);
+		}
+	}
+	/* Written, written again, not committed: gone after reopening, whatever was live. */
+	write_extent(s, 3, 6);
+	expect_extent(s, 3, 6);
+	write_extent(s, 3, 7);
+	expect_extent(s, 3, 7);
+	st_store_close(s, false);
+	s = reopen();
+	expect_all(s, 5);
+	/* A commit of a few extents, and of none. */
+	write_extent(s, 7, 8);
+	commit(s, 9);
+	commit(s, 10);
+	st_store_close(s, false);
+	s = reopen();
+	ck_assert_uint_eq(st_store_generation(s), 7);
+	expect_extent(s, 7, 8);
+	expect_extent(s, 6, 5);
+	ck_assert_int_eq(st_store_commit(s, q, big, sizeof(big)), -EINVAL);
+	ck_assert_int_eq(st_store_commit(s, q, big, ST_STORE_SNAPSHOT_MAX), 0);
+	ck_assert_uint_eq(st_store_snapshot(s, big, sizeof(big)), ST_STORE_SNAPSHOT_MAX);
+	st_store_close(s, true);
+	for (int p = 0; p < 3; p++)
+		ck_assert_uint_eq(count_entries(dirs[p]), 0);
+}
+END_TEST
+
+START_TEST(weights_share_the_bytes)
+{
+	enum { N = 1000 };
+	static uint64_t many[N];
+	const uint32_t weights[3] = { 5, 2, 1 };
+	uint8_t id[ST_STORE_ID_BYTES] = { 1 };
+	struct st_store_cfg cfg = { .extent_bytes = many, .n_extents = N };
+	uint64_t sum = 0, disk = 0;
+	struct st_store *s = NULL;
+
+	for (int e = 0; e < N; e++)
+		sum += many[e] = 4096 * (1 + (uint64_t)e * 7919 % 640);
+	ck_assert_int_eq(st_store_layout(&s, &cfg, 3, weights, id), 0);
+	for (unsigned p = 0; p < 3; p++) {
+		double share = (double)s->files[p].data_bytes / (double)sum;
+
+		ck_assert_double_eq_tol(share, weights[p] / 8.0, 0.01);
+		disk += s->files[p].file_bytes;
+	}
+	ck_assert_uint_eq(disk, st_store_disk_bytes(many, N, 3));
+	for (uint32_t e = 0; e < N; e++) /* slots stay inside, and apart */
+		for (unsigned slot = 0; slot < 2; slot++) {
+			const struct st_store_file *f = &s->files[s->extents[e].path];
+			uint64_t at = st_store_where(s, e, slot), end = at + many[e];
+
+			ck_assert_uint_ge(at, ST_STORE_TABLES + 2 * s->table_area_bytes);
+			ck_assert_uint_le(end, f->file_bytes);
+			if (slot == 0)
+				ck_assert_uint_le(end, st_store_where(s, e, 1));
+		}
+	st_store_free(s);
+}
+END_TEST
+
+START_TEST(every_extent_notices_a_flipped_bit)
+{
+	struct st_store *s = create(2, NULL);
+
+	for (unsigned v = 1; v <= 2; v++) {
+		write_all(s, v);
+		commit(s, v);
+	}
+	st_store_close(s, false);
+	s = reopen();
+	for (uint32_t e = 0; e < N_EXTENTS; e++) {
+		const struct st_store_extent *x = &s->extents[e];
+		uint64_t at = st_store_where(s, e, x->durable_slot) + sizes[e] / 2 + e;
+		const char *file = s->files[x->path].path;
+		char off[40];
+
+		flip(file, at, (int)(e % 8));
+		ck_assert_int_eq(read_extent(s, e), STRATA_E_CORRUPT);
+		ck_assert_ptr_nonnull(strstr(st_last_error(), names[e]));
+		ck_assert_ptr_nonnull(strstr(st_last_error(), file));
+		snprintf(off, sizeof(off), "offset %llu",
+			 (unsigned long long)st_store_where(s, e, x->durable_slot));
+		ck_assert_ptr_nonnull(strstr(st_last_error(), off));
+		flip(file, at, (int)(e % 8));
+		ck_assert_int_eq(read_extent(s, e), 0);
+		/* The other slot is not live: a bit there means nothing. */
+		flip(file, st_store_where(s, e, 1u - x->durable_slot), 0);
+		ck_assert_int_eq(read_extent(s, e), 0);
+	}
+	/* The right bytes of the wrong extent are wrong as well. */
+	ck_assert_uint_eq(sizes[0], sizes[6]);
+	ck_assert_uint_ne(st_store_checksum(s, 0, buf), st_store_checksum(s, 6, buf));
+	st_store_close(s, true);
+}
+END_TEST
+
+/* Path of the data file of store path p, from run.json. */
+static void data_path(unsigned p, char *out, size_t n)
+{
+	const char *at = strchr(json, '[');
+
+	for (unsigned i = 0; i <= p; i++) {
+		at = strchr(at + 1, '"') + 1;
+		if (i < p)
+			at = strchr(at, '"');
+	}
+	snprintf(out, n, "%.*s/data", (int)strcspn(at, "\""), at);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+	int in = open(from, O_RDONLY | O_CLOEXEC);
+	int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	ssize_t n;
+
+	ck_assert(in >= 0 && out >= 0);
+	while ((n = read(in, copy, MAX_BYTES)) > 0)
+		ck_assert_int_eq(write(out, copy, (size_t)n), n);
+	ck_assert_int_eq(n, 0);
+	ck_assert_int_eq(fsync(out), 0);
+	close(in);
+	close(out);
+}
+
+static void expect_open_fails(int want, const char *text)
+{
+	struct st_store *s = NULL;
+
+	ck_assert_int_eq(try_open(&s), want);
+	ck_assert_msg(strstr(st_last_error(), text) != NULL, "%s", st_last_error());
+	ck_assert_ptr_null(s);
+}
+
+START_TEST(damaged_metadata_is_refused_or_repaired)
+{
+	char file[2][300], keep[2][310];
+	struct st_store *s = create(2, NULL);
+
+	for (unsigned p = 0; p < 2; p++) {
+		data_path(p, file[p], sizeof(file[p]));
+		snprintf(keep[p], sizeof(keep[p]), "%s/keep%u", base, p);
+	}
+	write_all(s, 1);
+	commit(s, 1);
+	write_all(s, 2);
+	commit(s, 2);
+	st_store_close(s, false);
+	for (unsigned p = 0; p < 2; p++)
+		copy_file(file[p], keep[p]);
+
+	/* Generation 2 lies in slot A: one copy lost, the other path's serves, and is put back. */
+	flip(file[0], ST_STORE_ROOT_A + 100, 3);
+	s = reopen();
+	expect_all(s, 2);
+	st_store_close(s, false);
+	flip(file[1], ST_STORE_ROOT_A + 100, 3);
+	s = reopen();
+	expect_all(s, 2);
+	st_store_close(s, false);
+	/* Both lost: generation 1, whose slots nobody has touched. */
+	flip(file[0], ST_STORE_ROOT_A, 3);
+	flip(file[1], ST_STORE_ROOT_A + 4095, 3);
+	s = reopen();
+	expect_all(s, 1);
+	/* All roots lost. */
+	st_store_close(s, false);
+	for (unsigned p = 0; p < 2; p++) {
+		flip(file[p], ST_STORE_ROOT_A + 2000, 1);
+		flip(file[p], ST_STORE_ROOT_B + 2000, 1);
+	}
+	expect_open_fails(STRATA_E_CORRUPT, "no valid root");
+	/* One path is an older copy of itself: never mixed. */
+	for (unsigned p = 0; p < 2; p++)
+		copy_file(keep[p], file[p]);
+	s = reopen();
+	for (unsigned v = 3; v <= 5; v++) {
+		write_all(s, v);
+		commit(s, v);
+	}
+	st_store_close(s, false);
+	copy_file(keep[1], file[1]);
+	expect_open_fails(STRATA_E_CORRUPT, "older");
+	/* Tables. */
+	for (unsigned p = 0; p < 2; p++)
+		copy_file(keep[p], file[p]);
+	flip(file[1], ST_STORE_TABLES + 5, 0);
+	flip(file[1], ST_STORE_TABLES + 4096 + 5, 0);
+	expect_open_fails(STRATA_E_CORRUPT, file[1]);
+	/* Superblock: damaged, of the other path, of another store. */
+	copy_file(keep[1], file[1]);
+	flip(file[1], 17, 0);
+	expect_open_fails(STRATA_E_CORRUPT, "superblock");
+	copy_file(keep[0], file[1]);
+	expect_open_fails(STRATA_E_CORRUPT, "exchanged");
+	copy_file(keep[1], file[1]);
+	ck_assert_int_eq(truncate(file[1], 5 << 20), 0);
+	expect_open_fails(STRATA_E_CORRUPT, "truncated");
+	ck_assert_ptr_nonnull(strstr(st_last_error(), file[1]));
+	copy_file(keep[1], file[1]);
+	s = reopen();
+	expect_all(s, 2);
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(a_root_that_lost_its_tables_never_returns)
+{
+	struct st_store *s = create(2, NULL);
+	char file[300];
+
+	data_path(1, file, sizeof(file));
+	write_all(s, 1);
+	commit(s, 1);
+	write_extent(s, 0, 2);
+	write_extent(s, 1, 2);
+	write_extent(s, 2, 2);
+	write_extent(s, 3, 2);
+	commit(s, 2);
+	st_store_close(s, false);
+	/* Generation 2's table of path 1 (area 0) rots: back to 1, and 2 is wiped out. */
+	flip(file, ST_STORE_TABLES, 0);
+	s = reopen();
+	ck_assert_uint_eq(st_store_generation(s), 1);
+	expect_all(s, 1);
+	st_store_close(s, false);
+	flip(file, ST_STORE_TABLES, 0);
+	s = reopen();
+	ck_assert_uint_eq(st_store_generation(s), 1);
+	write_all(s, 3);
+	commit(s, 3);
+	expect_all(s, 3);
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(other_stores_and_models_are_refused)
+{
+	struct st_store *s = create(1, NULL), *other = NULL;
+	char file[300], foreign[300], first[4096];
+	uint64_t resized[N_EXTENTS];
+	struct st_store_cfg cfg = make_cfg(0);
+
+	data_path(0, file, sizeof(file));
+	snprintf(first, sizeof(first), "%s", json);
+	st_store_close(s, false);
+	other = create(1, NULL);
+	data_path(0, foreign, sizeof(foreign));
+	st_store_close(other, false);
+	copy_file(foreign, file);
+	snprintf(json, sizeof(json), "%s", first);
+	expect_open_fails(STRATA_E_CORRUPT, "another store");
+
+	memcpy(resized, sizes, sizeof(sizes));
+	resized[2] += 4096;
+	cfg.extent_bytes = resized;
+	s = create(1, NULL);
+	st_store_close(s, false);
+	ck_assert_int_eq(st_store_open(&other, &cfg, json), STRATA_E_STALE);
+	cfg = make_cfg(0);
+	cfg.n_extents--;
+	ck_assert_int_eq(st_store_open(&other, &cfg, json), STRATA_E_STALE);
+	s = reopen();
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(bad_run_json_is_refused)
+{
+	static const char *const bad[] = {
+		"",
+		"{",
+		"[]",
+		"{\"id\": \"x\", \"paths\": []}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": []}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": [1]}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": [\"/tmp/x\"]}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": [\"strata-\"]}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": [\"/nowhere/"
+		"strata-00112233445566778899aabbccddeeff\"]}",
+		"{\"id\": \"00112233445566778899aabbccddeeff\", \"paths\": [\"/tmp/"
+		"strata-00112233445566778899aabbccddeef/\"]}",
+	};
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(bad); i++) {
+		struct st_store *s = NULL;
+
+		snprintf(json, sizeof(json), "%s", bad[i]);
+		ck_assert_int_eq(try_open(&s), STRATA_E_INPUT);
+		ck_assert_ptr_null(s);
+	}
+}
+END_TEST
+
+/* A second process finds the store busy while the first lives, and gets it when that is gone. */
+START_TEST(a_live_store_is_locked)
+{
+	struct st_store *s = create(2, NULL), *again = NULL;
+	int status;
+	pid_t pid;
+
+	ck_assert_int_eq(try_open(&again), STRATA_E_BUSY); /* not even twice in one process */
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0)
+		_exit(try_open(&again) == STRATA_E_BUSY && strstr(st_last_error(), "in use") ? 0
+											     : 1);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	write_all(s, 1);
+	commit(s, 1);
+	st_store_close(s, false);
+	s = reopen();
+	expect_all(s, 1);
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(bad_paths_say_what_to_do)
+{
+	struct st_store_cfg cfg = make_cfg(2);
+	struct st_store *s = NULL;
+	char file[300];
+	int fd, status;
+	pid_t pid;
+
+	snprintf(file, sizeof(file), "%s/plain", base);
+	fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	ck_assert_int_ge(fd, 0);
+	close(fd);
+	paths[1] = file;
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), STRATA_E_INPUT);
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "not a directory"));
+	paths[1] = "no-such-directory";
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), STRATA_E_INPUT);
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "create the directory"));
+	paths[1] = dirs[1];
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, 20), -EINVAL);
+	/* Not writable: root may write anywhere, so another user tries. */
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		int rc;
+
+		if (getuid() == 0 && setuid(65534))
+			_exit(77);
+		if (getuid() != 65534 && chmod(dirs[0], 0500))
+			_exit(77);
+		rc = st_store_create(&s, &cfg, json, sizeof(json));
+		if (rc != STRATA_E_INPUT || !strstr(st_last_error(), "writable"))
+			fprintf(stderr, "child: %d %s\n", rc, st_last_error());
+		_exit(rc == STRATA_E_INPUT && strstr(st_last_error(), "writable") ? 0 : 1);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		fprintf(stderr, "skipped: no other user to try as\n");
+	else
+		ck_assert_int_eq(WEXITSTATUS(status), 0);
+	ck_assert_int_eq(chmod(dirs[0], 0755), 0);
+	for (int p = 0; p < 3; p++)
+		ck_assert_uint_eq(count_entries(dirs[p]), 0);
+}
+END_TEST
+
+START_TEST(everything_is_private)
+{
+	mode_t old = umask(0);
+	struct st_store *s = create(1, NULL);
+	struct stat st;
+	char file[300], dir[300], moved[310];
+
+	umask(old);
+	data_path(0, file, sizeof(file));
+	snprintf(dir, sizeof(dir), "%.*s", (int)(strlen(file) - 5), file);
+	ck_assert_int_eq(stat(file, &st), 0);
+	ck_assert_uint_eq(st.st_mode & 07777, 0600);
+	ck_assert_uint_eq((uint64_t)st.st_blocks * 512 / 4096,
+			  st_store_disk_bytes(sizes, N_EXTENTS, 1) / 4096);
+	ck_assert_int_eq(stat(dir, &st), 0);
+	ck_assert_uint_eq(st.st_mode & 07777, 0700);
+	ck_assert_int_eq(strncmp(strrchr(dir, '/'), "/strata-", 8), 0);
+	st_store_close(s, false);
+
+	/* Opened to others, replaced by a link, a second name, a pipe: refused. */
+	ck_assert_int_eq(chmod(dir, 0755), 0);
+	expect_open_fails(STRATA_E_INPUT, "open to other users");
+	ck_assert_int_eq(chmod(dir, 0700), 0);
+	snprintf(moved, sizeof(moved), "%s.moved", dir);
+	ck_assert_int_eq(rename(dir, moved), 0);
+	ck_assert_int_eq(symlink(strrchr(moved, '/') + 1, dir), 0);
+	expect_open_fails(-ENOTDIR, "store directory");
+	unlink(dir);
+	ck_assert_int_eq(rename(moved, dir), 0);
+	snprintf(moved, sizeof(moved), "%s.moved", file);
+	ck_assert_int_eq(rename(file, moved), 0);
+	ck_assert_int_eq(symlink("data.moved", file), 0);
+	expect_open_fails(-ELOOP, file);
+	unlink(file);
+	ck_assert_int_eq(link(moved, file), 0);
+	expect_open_fails(STRATA_E_INPUT, "plain file");
+	unlink(file);
+	ck_assert_int_eq(mkfifo(file, 0600), 0);
+	expect_open_fails(STRATA_E_INPUT, "plain file");
+	unlink(file);
+	ck_assert_int_eq(rename(moved, file), 0);
+	s = reopen();
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(no_space_is_said_before_and_leaves_nothing)
+{
+	struct st_store_cfg cfg = make_cfg(2);
+	struct st_store *s = NULL;
+	char *mnt = mount_point;
+
+	snprintf(mount_point, sizeof(mount_point), "%s/small", base);
+	ck_assert_int_eq(mkdir(mnt, 0755), 0);
+	if (mount("none", mnt, "tmpfs", 0, "size=12m")) {
+		fprintf(stderr, "skipped: no tmpfs can be mounted here: %s\n", strerror(errno));
+		mount_point[0] = '\0';
+		return;
+	}
+	paths[1] = mnt;
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), 0);
+	write_all(s, 1);
+	commit(s, 1);
+	expect_all(s, 1);
+	st_store_close(s, true);
+	cfg.n_paths = 1;
+	paths[0] = mnt;
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), -ENOSPC);
+	ck_assert_ptr_nonnull(strstr(st_last_error(), mnt));
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "12582912 (0.01 GiB) are free"));
+	cfg.n_paths = 2; /* twice the same file system: the needs add up */
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), -ENOSPC);
+	ck_assert_uint_eq(count_entries(mnt), 0);
+}
+END_TEST
+
+START_TEST(reclaim_takes_only_rootless_unlocked_directories)
+{
+	struct st_store *s = create(1, NULL), *busy = NULL;
+	char rootless[160], sub[200], first[4096];
+	int fd;
+
+	snprintf(first, sizeof(first), "%s", json);
+	st_store_close(s, false);
+	busy = create(1, NULL);
+	snprintf(rootless, sizeof(rootless), "%s/strata-%032x", dirs[0], 7);
+	ck_assert_int_eq(mkdir(rootless, 0700), 0);
+	snprintf(sub, sizeof(sub), "%s/data", rootless);
+	fd = open(sub, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(ftruncate(fd, 8 << 20), 0);
+	snprintf(sub, sizeof(sub), "%s/strata-%032x", dirs[0], 8);
+	ck_assert_int_eq(mkdir(sub, 0700), 0); /* nothing in it */
+	snprintf(sub, sizeof(sub), "%s/strata-%032x", dirs[0], 9);
+	ck_assert_int_eq(symlink("..", sub), 0); /* a link is not ours */
+	snprintf(sub, sizeof(sub), "%s/strata-other", dirs[0]);
+	ck_assert_int_eq(mkdir(sub, 0700), 0); /* nor is another name */
+	snprintf(sub, sizeof(sub), "%s/strata-%032x", dirs[0], 10);
+	ck_assert_int_eq(mkdir(sub, 0755), 0); /* nor one open to others */
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 2);
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 0);
+	ck_assert_uint_eq(count_entries(dirs[0]), 5);
+	ck_assert_int_eq(st_store_reclaim("no-such-directory"), STRATA_E_INPUT);
+	close(fd);
+	st_store_close(busy, true);
+	snprintf(json, sizeof(json), "%s", first);
+	s = reopen();
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(misuse_is_refused)
+{
+	struct st_store *s = create(2, NULL);
+	struct st_aio_req r, reqs[4], w;
+	int n;
+
+	ck_assert_int_eq(st_store_prep_write(s, N_EXTENTS, buf, &r), -EINVAL);
+	ck_assert_int_eq(st_store_prep_write(s, 0, buf + 8, &r), -EINVAL);
+	ck_assert_int_eq(st_store_prep_read(s, N_EXTENTS, buf, &r), -EINVAL);
+	ck_assert_int_eq(st_store_commit_next(s, reqs, 4), -EINVAL);
+	write_all(s, 1);
+	ck_assert_int_eq(st_store_prep_write(s, 4, buf, &w), 0);
+	ck_assert_int_eq(st_store_commit_begin(s, NULL, 0), -EINVAL); /* 4 is not done */
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "h.3"));
+	write_extent(s, 4, 1);
+	ck_assert_int_eq(st_store_commit_begin(s, NULL, 0), 0);
+	ck_assert_int_eq(st_store_commit_begin(s, NULL, 0), -EINVAL);
+	ck_assert_int_eq(st_store_prep_write(s, 0, buf, &r), -EINVAL);
+	ck_assert_int_eq(st_store_commit_next(s, reqs, 3), -EINVAL);
+	while ((n = st_store_commit_next(s, reqs, 4)) > 0) {
+		ck_assert_int_eq(read_extent(s, 1), 0); /* reads go on beside */
+		ck_assert_int_eq(st_store_prep_write(s, 0, buf, &r), -EINVAL);
+		ck_assert_int_eq(st_aio_run(q, reqs, (unsigned)n), 0);
+	}
+	ck_assert_int_eq(n, 0);
+	ck_assert_uint_eq(st_store_generation(s), 1);
+	/* Requests given out and never run. */
+	write_extent(s, 0, 2);
+	ck_assert_int_eq(st_store_commit_begin(s, NULL, 0), 0);
+	ck_assert_int_eq(st_store_commit_next(s, reqs, 4), 1);
+	ck_assert_int_eq(st_store_commit_next(s, reqs, 4), STRATA_E_IO);
+	ck_assert_int_eq(st_store_prep_write(s, 0, buf, &r), STRATA_E_IO);
+	ck_assert_int_eq(st_store_commit(s, q, NULL, 0), STRATA_E_IO);
+	ck_assert_uint_eq(st_store_generation(s), 1);
+	st_store_close(s, true);
+}
+END_TEST
+
+/* Each I/O of a commit fails in turn: the old generation stays, nothing more is written. */
+START_TEST(a_failed_commit_keeps_the_last_one)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_store *s = create(2, NULL);
+	struct st_aio_req r;
+	int failures = 0;
+
+	cfg.backend = "faulty";
+	cfg.threads = 1;
+	write_all(s, 1);
+	commit(s, 1);
+	for (int nth = 1; nth <= 9; nth++) {
+		struct st_aio_queue *bad = NULL;
+		unsigned version = 2;
+		int rc;
+
+		st_store_close(s, false);
+		s = reopen();
+		if (st_store_generation(s) == 2)
+			break; /* both roots were written, or the commit went through */
+		expect_all(s, 1);
+		write_all(s, 2);
+		cfg.faulty_fail_nth = nth;
+		cfg.faulty_seed = (uint64_t)nth;
+		ck_assert_int_eq(st_aio_open(&bad, &cfg), 0);
+		rc = st_store_commit(s, bad, &version, sizeof(version));
+		st_aio_close(bad);
+		if (rc == 0)
+			continue;
+		failures++;
+		ck_assert_int_eq(rc, -EIO);
+		ck_assert_uint_eq(st_store_generation(s), 1);
+		ck_assert_int_eq(st_store_prep_write(s, 0, buf, &r), -EIO);
+		ck_assert_ptr_nonnull(strstr(st_last_error(), "generation 1 stays"));
+	}
+	ck_assert_int_ge(failures, 4);
+	st_store_close(s, false);
+	s = reopen();
+	expect_all(s, (unsigned)st_store_generation(s));
+	st_store_close(s, true);
+}
+END_TEST
+
+START_TEST(without_checksums_nothing_is_compared)
+{
+	struct st_store_cfg cfg = make_cfg(1);
+	struct st_store *s = NULL;
+
+	cfg.checksum = false;
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), 0);
+	write_all(s, 1);
+	commit(s, 1);
+	flip(s->files[0].path, st_store_where(s, 1, 0), 0);
+	ck_assert_int_eq(read_extent(s, 1), 0);
+	st_store_close(s, false);
+	s = reopen(); /* with checksums from now on: only for what is written from now on */
+	ck_assert_int_eq(read_extent(s, 1), 0);
+	write_extent(s, 1, 2);
+	commit(s, 2);
+	flip(s->files[0].path, st_store_where(s, 1, 1), 0);
+	ck_assert_int_eq(read_extent(s, 1), STRATA_E_CORRUPT);
+	st_store_close(s, true);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("store");
+	TCase *t = tcase_create("store");
+	SRunner *r;
+	int failed;
+
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, 60);
+	tcase_add_loop_test(t, commits_survive_reopening, 0, 3);
+	tcase_add_test(t, weights_share_the_bytes);
+	tcase_add_test(t, every_extent_notices_a_flipped_bit);
+	tcase_add_test(t, damaged_metadata_is_refused_or_repaired);
+	tcase_add_test(t, a_root_that_lost_its_tables_never_returns);
+	tcase_add_test(t, other_stores_and_models_are_refused);
+	tcase_add_test(t, bad_run_json_is_refused);
+	tcase_add_test(t, a_live_store_is_locked);
+	tcase_add_test(t, bad_paths_say_what_to_do);
+	tcase_add_test(t, everything_is_private);
+	tcase_add_test(t, no_space_is_said_before_and_leaves_nothing);
+	tcase_add_test(t, reclaim_takes_only_rootless_unlocked_directories);
+	tcase_add_test(t, misuse_is_refused);
+	tcase_add_test(t, a_failed_commit_keeps_the_last_one);
+	tcase_add_test(t, without_checksums_nothing_is_compared);
+	suite_add_tcase(s, t);
+	r = srunner_create(s);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? 1 : 0;
+}
