@@ -291,7 +291,7 @@ static int check_cover(struct st_safetensors *s, size_t first, uint64_t data_byt
 		       const char *path)
 {
 	size_t n = s->n_tensors - first;
-	struct tensor *t = s->tensors + first;
+	struct tensor *t = n ? s->tensors + first : NULL;
 	struct st_show name;
 	uint64_t at = 0;
 

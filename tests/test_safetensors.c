@@ -876,6 +876,8 @@ END_TEST
 /* --- failing allocations ------------------------------------------------------------------ */
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
+
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *p, size_t bytes);
@@ -896,17 +898,17 @@ static bool alloc_fails(void)
 	return true;
 }
 
-void *malloc(size_t bytes)
+SEEN_BY_LIBRARIES void *malloc(size_t bytes)
 {
 	return alloc_fails() ? NULL : __libc_malloc(bytes);
 }
 
-void *calloc(size_t n, size_t bytes)
+SEEN_BY_LIBRARIES void *calloc(size_t n, size_t bytes)
 {
 	return alloc_fails() ? NULL : __libc_calloc(n, bytes);
 }
 
-void *realloc(void *p, size_t bytes)
+SEEN_BY_LIBRARIES void *realloc(void *p, size_t bytes)
 {
 	return alloc_fails() ? NULL : __libc_realloc(p, bytes);
 }
