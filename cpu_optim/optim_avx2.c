@@ -37,8 +37,6 @@ typedef __m256i vi;
 #define vi_load_u16(addr) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(addr)))
 #define vi_load_s16(addr) _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(addr)))
 
-#define vec_prefetch(addr) ((void)(addr))
-
 static inline vi vi_if_nan(vf x, vi a, vi b)
 {
 	return vi_of(_mm256_blendv_ps(vf_of(b), vf_of(a), _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));

@@ -39,8 +39,6 @@ typedef __m512i vi;
 #define vi_load_u16(addr) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(addr)))
 #define vi_load_s16(addr) _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(addr)))
 
-#define vec_prefetch(addr) ((void)(addr))
-
 static inline vi vi_if_nan(vf x, vi a, vi b)
 {
 	return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, a);

@@ -13,7 +13,6 @@
  *	vi_if_nan(x, a, b)	a in the lanes where x is NaN, else b
  *	struct sq16		16 double sums; sq16_zero, sq16_store
  *	sq16_add(s, x)		s[j] += x[j]^2 for 16 floats in 16 / VLEN vectors
- *	vec_prefetch(addr)	for write; may do nothing
  *	VEC_KERNELS		name of the table
  *
  * Each step is that of optim_scalar.c, in the same order. What is left after the last whole vector
@@ -68,8 +67,6 @@ VEC_INLINE size_t vec_update(const struct st_optim_step *s, const struct st_opti
 		vf p = is_split ? vec_join(hi + i, r->lo + i) : vf_load(p32 + i);
 		vf m, v, d, g2;
 
-		vec_prefetch(r->m + i);
-		vec_prefetch(r->v + i);
 		g = vf_mul(g, grad_scale);
 		if (is_l2)
 			g = vf_add(g, vf_mul(wd, p));
