@@ -1,0 +1,540 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/config_table.c - the one table of configuration keys, and look-up in it. */
+#include "core/config_table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* clang-format off */
+#define CHOICES(...) ((const struct st_choice[]){ __VA_ARGS__, { NULL, 0 } })
+#define OFF(f) .offset = offsetof(struct st_config, f)
+#define T(t) .type = ST_KEY_##t
+#define AUTO .flags = ST_KEY_AUTO
+#define AUTO_IS(text) .flags = ST_KEY_AUTO, .auto_text = text
+#define SCHED(mask) .schedules = (mask)
+
+/* One row each: honoured, no effect (with the reason), refused (with the reason). */
+#define H(p, ...) { .path = p, .fate = ST_KEY_HONOURED, __VA_ARGS__ }
+#define N(p, t, d, why) { .path = p, T(t), .fate = ST_KEY_NO_EFFECT, .flags = ST_KEY_AUTO, \
+			  .def = d, .reason = why }
+#define R(p, t, d, why) { .path = p, T(t), .fate = ST_KEY_REFUSED, .flags = ST_KEY_AUTO, \
+			  .def = d, .reason = why }
+#define OBJ(p, h) { .path = p, T(OBJECT), .fate = ST_KEY_HONOURED, .help = h }
+#define OLD(p, of) { .path = p, .alias_of = of, .fate = ST_KEY_HONOURED, .help = "old name" }
+
+/* Reasons given more than once. Keys with the same reason are reported together. */
+#define ONE_RANK "one rank: nothing is exchanged or partitioned"
+#define PROGRAM "reads and writes follow a program compiled from the memory budgets"
+#define PLANNER "the planner sizes and places buffers from the memory budgets"
+#define PINNED "host memory is always pinned where the limit allows"
+#define MEASURE "not a tool of this program; its own log and traces serve"
+#define MONITOR "metrics go to the JSON-lines log in the output directory"
+#define FP16_OFF "fp16 is not supported, and off"
+#define AMP_OFF "automatic mixed precision is not supported, and off"
+#define TORCH "a detail of PyTorch"
+#define OLD_OFFLOAD "the old form; write zero_optimization.offload_"
+#define QUANT "communicates or keeps rounded values, which would change results"
+#define SAVE "every result is written as one whole model.safetensors"
+#define ELASTIC "elastic training is off"
+#define TUNER "the autotuner is off"
+#define RECOMPUTE "recomputation is planned by strata.recompute and the budgets"
+#define NEBULA "checkpoints are kept by the store on nvme_path"
+#define ONE_BIT "compressed optimizers are not supported"
+
+#define RANGE (1u << ST_SCHEDULE_LR_RANGE_TEST)
+#define CYCLE (1u << ST_SCHEDULE_ONE_CYCLE)
+#define WARM (1u << ST_SCHEDULE_WARMUP)
+#define DECAY (1u << ST_SCHEDULE_WARMUP_DECAY)
+#define COSINE (1u << ST_SCHEDULE_WARMUP_COSINE)
+#define SP "scheduler.params."
+#define ZO "zero_optimization."
+#define OP "optimizer.params."
+
+#define DEVICES CHOICES({ "none", ST_OFFLOAD_NONE }, { "cpu", ST_OFFLOAD_CPU }, \
+			{ "nvme", ST_OFFLOAD_NVME })
+#define DTYPES CHOICES({ "fp32", ST_F32 }, { "bf16", ST_BF16 }, { "float32", ST_F32 }, \
+		       { "bfloat16", ST_BF16 })
+#define PRECISIONS CHOICES({ "fp32", ST_F32 }, { "bf16", ST_BF16 })
+
+static const struct st_key keys[] = {
+/* ---- the batch ----------------------------------------------------------------------------- */
+H("train_batch_size", T(INT), .min = 1, .max = 1e9, AUTO_IS("micro batch x accumulation steps"),
+  OFF(train_batch), .help = "sequences per optimizer step; = micro batch x accumulation steps"),
+H("train_micro_batch_size_per_gpu", T(INT), .min = 1, .max = 1e9,
+  AUTO_IS("the rest of the batch, or 8"), OFF(micro_batch),
+  .help = "sequences of one forward and backward"),
+H("gradient_accumulation_steps", T(INT), .min = 1, .max = 1e9, AUTO_IS("the rest of the batch, or 1"),
+  OFF(accum_steps), .help = "micro batches whose gradients make one optimizer step"),
+N("managed_gradient_accumulation", BOOL, "true", "the engine knows the micro batches of a step"),
+H("steps_per_print", T(INT), .def = "10", .min = 1, AUTO, OFF(steps_per_print),
+  .help = "a progress line every so many optimizer steps"),
+H("gradient_clipping", T(NUM), .def = "1.0", AUTO, OFF(gradient_clipping),
+  .help = "largest global norm of the gradients; 0 switches clipping off"),
+
+/* ---- optimizer ----------------------------------------------------------------------------- */
+OBJ("optimizer", "the optimizer"),
+H("optimizer.type", T(WORD), .def = "\"AdamW\"", .flags = ST_KEY_FOLD,
+  .choices = CHOICES({ "AdamW", 0 }, { "Adam", 0 }), OFF(optimizer.type),
+  .reason = "only AdamW and Adam are built in",
+  .help = "AdamW, or Adam (decoupled decay all the same unless adam_w_mode is false)"),
+N("optimizer.legacy_fusion", BOOL, "false", TORCH),
+OBJ("optimizer.params", "its parameters"),
+H(OP "lr", T(NUM), .def = "0.001", AUTO, OFF(optimizer.lr), .help = "learning rate"),
+H(OP "betas", T(PAIR), .def = "[0.9, 0.999]", .max = 1, .flags = ST_KEY_AUTO | ST_KEY_BELOW_MAX,
+  OFF(optimizer.betas), .help = "decay of the first and of the second moment"),
+H(OP "eps", T(NUM), .def = "1e-8", .flags = ST_KEY_AUTO | ST_KEY_ABOVE_MIN, OFF(optimizer.eps),
+  .help = "added to the root of the second moment"),
+H(OP "weight_decay", T(NUM), .def = "0.0", AUTO, OFF(optimizer.weight_decay),
+  .help = "weight decay, times the learning rate; strata.optimizer.decay says of which tensors"),
+H(OP "adam_w_mode", T(BOOL), .def = "true", OFF(optimizer.adam_w_mode),
+  .help = "type Adam: decoupled decay (AdamW); false adds the decay to the gradient"),
+H(OP "bias_correction", T(BOOL), .def = "true", OFF(optimizer.bias_correction),
+  .help = "correct the moments' start at zero"),
+N(OP "torch_adam", BOOL, "false", TORCH),
+N(OP "fused", BOOL, NULL, TORCH), N(OP "foreach", BOOL, NULL, TORCH),
+N(OP "capturable", BOOL, "false", TORCH), N(OP "differentiable", BOOL, "false", TORCH),
+R(OP "fp32_optimizer_states", BOOL, "true", "moments are kept in fp32"),
+R(OP "amsgrad", BOOL, "false", "the AMSGrad variant is not built in"),
+R(OP "maximize", BOOL, "false", "the loss is minimised"),
+R(OP "max_grad_norm", NUM, NULL, "DeepSpeed refuses it too; write \"gradient_clipping\" at the top"),
+R(OP "freeze_step", INT, NULL, ONE_BIT), R(OP "var_freeze_step", INT, NULL, ONE_BIT),
+R(OP "cuda_aware", BOOL, "false", ONE_BIT), R(OP "comm_backend_name", STRING, NULL, ONE_BIT),
+N("zero_allow_untested_optimizer", BOOL, "false", "the built-in optimizers are the tested ones"),
+N("zero_force_ds_cpu_optimizer", BOOL, "true", "the built-in optimizer is used in every tier"),
+
+/* ---- scheduler ----------------------------------------------------------------------------- */
+OBJ("scheduler", "the learning rate over the steps; absent: constant"),
+H("scheduler.type", T(ENUM), .choices = CHOICES({ "none", ST_SCHEDULE_NONE },
+  { "LRRangeTest", ST_SCHEDULE_LR_RANGE_TEST }, { "OneCycle", ST_SCHEDULE_ONE_CYCLE },
+  { "WarmupLR", ST_SCHEDULE_WARMUP }, { "WarmupDecayLR", ST_SCHEDULE_WARMUP_DECAY },
+  { "WarmupCosineLR", ST_SCHEDULE_WARMUP_COSINE }), OFF(schedule.type),
+  .reason = "PyTorch's own schedulers are not there", .help = "which schedule"),
+OBJ("scheduler.params", "its parameters"),
+H(SP "lr_range_test_min_lr", T(NUM), SCHED(RANGE), .def = "0.001", AUTO, OFF(schedule.range_min_lr),
+  .help = "rate of the first step"),
+H(SP "lr_range_test_step_size", T(INT), SCHED(RANGE), .def = "2000", .min = 1, AUTO,
+  OFF(schedule.range_step_size), .help = "steps of one interval"),
+H(SP "lr_range_test_step_rate", T(NUM), SCHED(RANGE), .def = "1.0", AUTO,
+  OFF(schedule.range_step_rate), .help = "growth per interval, in units of the first rate"),
+H(SP "lr_range_test_staircase", T(BOOL), SCHED(RANGE), .def = "false", AUTO,
+  OFF(schedule.range_staircase), .help = "grow at the end of each interval only"),
+H(SP "cycle_min_lr", T(NUM), SCHED(CYCLE), OFF(schedule.cycle_min_lr),
+  .help = "rate at both ends of the cycle"),
+H(SP "cycle_max_lr", T(NUM), SCHED(CYCLE), OFF(schedule.cycle_max_lr), .help = "rate at its peak"),
+H(SP "decay_lr_rate", T(NUM), SCHED(CYCLE), .def = "0.0", AUTO, OFF(schedule.decay_lr_rate),
+  .help = "decay of the rate after the cycle"),
+H(SP "cycle_first_step_size", T(INT), SCHED(CYCLE), .def = "2000", .min = 1, AUTO,
+  OFF(schedule.cycle_first_step_size), .help = "steps up"),
+H(SP "cycle_second_step_size", T(INT), SCHED(CYCLE), .min = 1, AUTO_IS("cycle_first_step_size"),
+  OFF(schedule.cycle_second_step_size), .help = "steps down; unset: as many as up"),
+H(SP "cycle_first_stair_count", T(INT), SCHED(CYCLE), .def = "0", AUTO,
+  OFF(schedule.cycle_first_stair_count), .help = "stairs of the way up; 0: a slope"),
+H(SP "cycle_second_stair_count", T(INT), SCHED(CYCLE), AUTO_IS("cycle_first_stair_count"),
+  OFF(schedule.cycle_second_stair_count), .help = "stairs of the way down; unset: as many as up"),
+H(SP "decay_step_size", T(INT), SCHED(CYCLE), .def = "0", AUTO, OFF(schedule.decay_step_size),
+  .help = "steps of one decay interval; 0: no decay"),
+H(SP "cycle_momentum", T(BOOL), SCHED(CYCLE), .def = "true", AUTO, OFF(schedule.cycle_momentum),
+  .help = "cycle beta1 the other way round (beta2 is then 0.99, as in DeepSpeed)"),
+H(SP "cycle_min_mom", T(NUM), SCHED(CYCLE), .def = "0.8", .max = 1,
+  .flags = ST_KEY_AUTO | ST_KEY_BELOW_MAX, OFF(schedule.cycle_min_mom),
+  .help = "beta1 at the peak of the rate"),
+H(SP "cycle_max_mom", T(NUM), SCHED(CYCLE), .def = "0.9", .max = 1,
+  .flags = ST_KEY_AUTO | ST_KEY_BELOW_MAX, OFF(schedule.cycle_max_mom),
+  .help = "beta1 at both ends of the cycle"),
+H(SP "decay_mom_rate", T(NUM), SCHED(CYCLE), .def = "0.0", AUTO, OFF(schedule.decay_mom_rate),
+  .help = "growth of beta1 after the cycle"),
+H(SP "warmup_min_lr", T(NUM), SCHED(WARM | DECAY), .def = "0.0", AUTO, OFF(schedule.warmup_min_lr),
+  .help = "rate before the warm-up"),
+H(SP "warmup_max_lr", T(NUM), SCHED(WARM | DECAY), AUTO_IS("optimizer.params.lr"),
+  OFF(schedule.warmup_max_lr),
+  .help = "rate after the warm-up; unset: the optimizer's (WarmupLR), 0.001 (WarmupDecayLR)"),
+H(SP "warmup_num_steps", T(INT), SCHED(WARM | DECAY | COSINE), .def = "1000", .min = 1, AUTO,
+  OFF(schedule.warmup_num_steps), .help = "steps of the warm-up (1 counts as 2)"),
+H(SP "warmup_type", T(ENUM), SCHED(WARM | DECAY | COSINE), .def = "\"log\"", AUTO,
+  .choices = CHOICES({ "log", ST_WARMUP_LOG }, { "linear", ST_WARMUP_LINEAR }),
+  OFF(schedule.warmup_type), .help = "how the rate grows"),
+H(SP "total_num_steps", T(INT), SCHED(DECAY | COSINE), .min = 1, AUTO_IS("strata.steps"),
+  OFF(schedule.total_num_steps), .help = "step at which the decay ends"),
+H(SP "warmup_min_ratio", T(NUM), SCHED(COSINE), .def = "0.0", AUTO, OFF(schedule.warmup_min_ratio),
+  .help = "start of the warm-up, as a share of the optimizer's rate"),
+H(SP "cos_min_ratio", T(NUM), SCHED(COSINE), .def = "0.0001", AUTO, OFF(schedule.cos_min_ratio),
+  .help = "end of the decay, as a share of the optimizer's rate"),
+R(SP "last_batch_iteration", ANY, "-1", "the step is known when a run is resumed"),
+
+/* ---- precision ----------------------------------------------------------------------------- */
+OBJ("bf16", "bf16 parameters, activations and products over an exact fp32 master weight"),
+H("bf16.enabled", T(BOOL), .def = "false", AUTO, OFF(bf16_enabled),
+  .help = "train in bf16; absent or false: fp32"),
+N("bf16.immediate_grad_update", BOOL, "false", "gradients are accumulated once per block"),
+N("bf16.check_grad_overflow", BOOL, "true", "the gradient norm shows what is not finite"),
+R("bf16.bf16_master_weights_and_grads", BOOL, "false", "the master weight is exact fp32"),
+R("bf16.bf16_optimizer_states", BOOL, "false", "moments are kept in fp32"),
+OBJ("bfloat16", "old name of bf16"),
+OLD("bfloat16.enabled", "bf16.enabled"),
+OBJ("fp16", "not supported: use bf16"),
+R("fp16.enabled", BOOL, "false", "fp16 is not supported; use \"bf16\": {\"enabled\": true}"),
+N("fp16.auto_cast", BOOL, "false", FP16_OFF), N("fp16.loss_scale", NUM, "0", FP16_OFF),
+N("fp16.initial_scale_power", INT, "16", FP16_OFF),
+N("fp16.loss_scale_window", INT, "1000", FP16_OFF), N("fp16.hysteresis", INT, "2", FP16_OFF),
+N("fp16.consecutive_hysteresis", BOOL, "false", FP16_OFF),
+N("fp16.min_loss_scale", NUM, "1", FP16_OFF),
+N("fp16.fp16_master_weights_and_grads", BOOL, "false", FP16_OFF),
+OBJ("data_types", "element types"),
+H("data_types.grad_accum_dtype", T(ENUM), .choices = DTYPES, OFF(grad_dtype), AUTO_IS("the model's"),
+  .help = "type of a gradient at rest (sums within a step are fp32); unset: the model's"),
+R("data_types.param_dtype", ANY, NULL, "parameters have the type that bf16.enabled chooses"),
+R("data_types.buffer_dtype", ANY, NULL, "there are no buffers beside the parameters"),
+{ .path = "torch_autocast", T(OPEN), .fate = ST_KEY_NO_EFFECT, .reason = AMP_OFF },
+R("torch_autocast.enabled", BOOL, "false", "autocast is not supported; use bf16"),
+{ .path = "amp", T(OPEN), .fate = ST_KEY_NO_EFFECT, .reason = AMP_OFF },
+R("amp.enabled", BOOL, "false", "Apex mixed precision is not supported; use bf16"),
+
+/* ---- ZeRO ---------------------------------------------------------------------------------- */
+OBJ("zero_optimization", "ZeRO, and where parameters and optimizer states live"),
+H(ZO "stage", T(INT), .def = "0", .max = 3, AUTO, OFF(zero_stage),
+  .help = "0..3; offloading parameters, or anything to nvme, needs 3"),
+OBJ(ZO "offload_param", "where parameters live"),
+H(ZO "offload_param.device", T(ENUM), .def = "\"none\"", AUTO, .choices = DEVICES,
+  OFF(offload_param), .help = "none (device memory), cpu (pinned host memory) or nvme"),
+H(ZO "offload_param.nvme_path", T(PATHS), AUTO_IS("offload_optimizer.nvme_path"),
+  OFF(param_nvme_paths), .help = "directory, or list of directories to stripe over"),
+N(ZO "offload_param.buffer_count", INT, "5", PLANNER),
+N(ZO "offload_param.buffer_size", INT, "1e8", PLANNER),
+N(ZO "offload_param.max_in_cpu", INT, "1e9", PLANNER),
+N(ZO "offload_param.pin_memory", BOOL, "true", PINNED),
+OBJ(ZO "offload_optimizer", "where optimizer states live"),
+H(ZO "offload_optimizer.device", T(ENUM), .def = "\"none\"", AUTO, .choices = DEVICES,
+  OFF(offload_optimizer), .help = "none (device memory), cpu (pinned host memory) or nvme"),
+H(ZO "offload_optimizer.nvme_path", T(PATHS), AUTO_IS("offload_param.nvme_path"),
+  OFF(optimizer_nvme_paths), .help = "directory, or list of directories to stripe over"),
+N(ZO "offload_optimizer.buffer_count", INT, "4", PLANNER),
+N(ZO "offload_optimizer.pin_memory", BOOL, "true", PINNED),
+N(ZO "offload_optimizer.pipeline", BOOL, "false", PROGRAM),
+N(ZO "offload_optimizer.pipeline_read", BOOL, "false", PROGRAM),
+N(ZO "offload_optimizer.pipeline_write", BOOL, "false", PROGRAM),
+N(ZO "offload_optimizer.fast_init", BOOL, "false", PROGRAM),
+N(ZO "offload_optimizer.ratio", NUM, "1.0", PLANNER),
+N(ZO "offload_optimizer.super_offload", BOOL, "false", PROGRAM),
+N(ZO "offload_optimizer.cpuadam_cores_perc", NUM, "0.8", "strata.threads sets the threads"),
+N(ZO "contiguous_gradients", BOOL, "true", PLANNER),
+N(ZO "reduce_scatter", BOOL, "true", ONE_RANK), N(ZO "reduce_bucket_size", INT, "5e8", ONE_RANK),
+N(ZO "use_multi_rank_bucket_allreduce", BOOL, "true", ONE_RANK),
+N(ZO "allgather_partitions", BOOL, "true", ONE_RANK),
+N(ZO "allgather_bucket_size", INT, "5e8", ONE_RANK),
+N(ZO "overlap_comm", BOOL, NULL, ONE_RANK),
+N(ZO "load_from_fp32_weights", BOOL, "true", "a resumed master weight is always the exact one"),
+N(ZO "elastic_checkpoint", BOOL, "false", ONE_RANK),
+N(ZO "sub_group_size", INT, "1e9", "the optimizer works in tiles of 2^18 elements"),
+N(ZO "stage3_prefetch_bucket_size", INT, "5e7", PROGRAM),
+N(ZO "stage3_param_persistence_threshold", INT, "1e5", PLANNER),
+N(ZO "stage3_model_persistence_threshold", INT, NULL, PLANNER),
+N(ZO "stage3_max_live_parameters", INT, "1e9", PLANNER),
+N(ZO "stage3_max_reuse_distance", INT, "1e9", PROGRAM),
+N(ZO "stage3_gather_16bit_weights_on_model_save", BOOL, "false", SAVE),
+N(ZO "stage3_gather_fp16_weights_on_model_save", BOOL, "false", SAVE),
+N(ZO "stage3_module_granularity_threshold", INT, "0", PROGRAM),
+N(ZO "stage3_use_all_reduce_for_fetch_params", BOOL, "false", ONE_RANK),
+N(ZO "stage3_allgather_sequential", BOOL, "false", ONE_RANK),
+N(ZO "ignore_unused_parameters", BOOL, "true", "every parameter has a gradient"),
+N(ZO "round_robin_gradients", BOOL, "false", ONE_RANK),
+N(ZO "legacy_stage1", BOOL, "false", ONE_RANK),
+N(ZO "zero_hpz_partition_size", INT, "1", ONE_RANK),
+R(ZO "zero_quantized_weights", BOOL, "false", QUANT),
+R(ZO "zero_quantized_nontrainable_weights", BOOL, "false", QUANT),
+R(ZO "zero_quantized_gradients", BOOL, "false", QUANT),
+R(ZO "zeropp_loco_param", ANY, NULL, QUANT),
+N(ZO "mics_shard_size", ANY, "-1", ONE_RANK),
+N(ZO "mics_hierarchical_params_gather", BOOL, "false", ONE_RANK),
+N(ZO "memory_efficient_linear", BOOL, "true", RECOMPUTE),
+N(ZO "pipeline_loading_checkpoint", BOOL, "false", ONE_RANK),
+N(ZO "override_module_apply", BOOL, "true", TORCH),
+N(ZO "log_trace_cache_warnings", BOOL, "false", "there is no trace cache"),
+N(ZO "enable_sanity_checks", BOOL, "false", "the checks are always on"),
+N(ZO "save_muon_momentum_buffer_in_memory", BOOL, "false", "there is no Muon"),
+N(ZO "leaf_module", OPEN, NULL, PROGRAM),
+R(ZO "zenflow", ANY, NULL, "ZenFlow applies stale updates, which would change results"),
+R(ZO "cpu_offload", BOOL, "false", OLD_OFFLOAD "optimizer: {\"device\": \"cpu\"}"),
+R(ZO "cpu_offload_params", BOOL, "false", OLD_OFFLOAD "param: {\"device\": \"cpu\"}"),
+R(ZO "cpu_offload_param", BOOL, "false", OLD_OFFLOAD "param: {\"device\": \"cpu\"}"),
+N(ZO "cpu_offload_use_pin_memory", BOOL, "false", PINNED),
+R("zenflow", ANY, NULL, "ZenFlow applies stale updates, which would change results"),
+
+/* ---- I/O, activations ---------------------------------------------------------------------- */
+OBJ("aio", "asynchronous I/O to nvme_path"),
+H("aio.block_size", T(SIZE), .def = "1048576", .min = 4096, .max = 1 << 30, OFF(aio.block_bytes),
+  .help = "bytes of one I/O handed to the kernel; a multiple of 4096"),
+H("aio.queue_depth", T(INT), .def = "8", .min = 1, .max = 4096, OFF(aio.queue_depth),
+  .help = "I/Os in flight"),
+H("aio.intra_op_parallelism", T(INT), .def = "1", .min = 1, .max = 64, OFF(aio.threads),
+  .help = "threads of the thread-pool backend (io_uring needs none)"),
+OLD("aio.thread_count", "aio.intra_op_parallelism"),
+H("aio.single_submit", T(BOOL), .def = "false", OFF(aio.single_submit),
+  .help = "one system call for each I/O instead of batches"),
+H("aio.overlap_events", T(BOOL), .def = "true", OFF(aio.overlap_events),
+  .help = "submit new I/Os while others are in flight"),
+R("aio.use_gds", BOOL, "false", "GPUDirect Storage is not there; NVMe reads go through pinned memory"),
+OBJ("activation_checkpointing", "what is kept between forward and backward"),
+H("activation_checkpointing.cpu_checkpointing", T(BOOL), .def = "false", OFF(cpu_checkpointing),
+  .help = "kept activations rest in host memory"),
+#define AC "activation_checkpointing."
+N(AC "partition_activations", BOOL, "false", ONE_RANK),
+N(AC "number_checkpoints", INT, NULL, RECOMPUTE),
+N(AC "contiguous_memory_optimization", BOOL, "false", PLANNER),
+N(AC "synchronize_checkpoint_boundary", BOOL, "false", PROGRAM),
+N(AC "profile", BOOL, "false", MEASURE), N(AC "use_pin_memory", BOOL, "true", PINNED),
+N(AC "use_streams", BOOL, "true", PROGRAM), N(AC "min_offload_bytes", INT, "1024", PLANNER),
+N(AC "max_fwd_stash_count", INT, "2", PLANNER),
+N(AC "max_cpu_buffer_pool_count", INT, "64", PLANNER), N(AC "keep_last_count", INT, "1", PLANNER),
+
+/* ---- communication, one rank --------------------------------------------------------------- */
+N("communication_data_type", ANY, NULL, ONE_RANK),
+N("seq_parallel_communication_data_type", ANY, "\"fp32\"", ONE_RANK),
+N("prescale_gradients", BOOL, "false", ONE_RANK),
+N("gradient_predivide_factor", NUM, "1.0", ONE_RANK),
+N("gradient_allreduce_op", STRING, "\"mean\"", ONE_RANK),
+N("disable_allgather", BOOL, "false", ONE_RANK), N("comms_logger", OPEN, NULL, ONE_RANK),
+N("tensor_parallel", OPEN, NULL, ONE_RANK), N("pipeline", OPEN, NULL, ONE_RANK),
+N("use_data_before_expert_parallelism", BOOL, "false", ONE_RANK),
+R("sequence_parallel_size", INT, "1", "there is one rank"),
+R("sparse_gradients", BOOL, "false", "gradients are dense"),
+
+/* ---- checkpoints, tools, monitors ----------------------------------------------------------- */
+OBJ("checkpoint", "how DeepSpeed writes checkpoints"),
+N("checkpoint.tag_validation", STRING, "\"Warn\"", ONE_RANK),
+R("checkpoint.load_universal", BOOL, "false",
+  "universal checkpoints are not read; start from safetensors with strata.model.init_from"),
+N("checkpoint.use_node_local_storage", BOOL, "false", ONE_RANK),
+N("checkpoint.parallel_write", OPEN, NULL, NEBULA),
+N("checkpoint.checkpoint_serialization", BOOL, "true", NEBULA),
+N("checkpoint.writer", OPEN, NULL, NEBULA),
+N("datastates_ckpt", OPEN, NULL, NEBULA), N("nebula", OPEN, NULL, NEBULA),
+N("wall_clock_breakdown", BOOL, "false", MEASURE), N("memory_breakdown", BOOL, "false", MEASURE),
+N("dump_state", BOOL, "false", "the resolved configuration is written to the output directory"),
+N("dataloader_drop_last", BOOL, "false", "batches are always full"),
+N("graph_harvesting", BOOL, "false", TORCH), N("log_level", STRING, NULL, MEASURE),
+N("timers", OPEN, NULL, MEASURE), N("compile", OPEN, NULL, TORCH),
+N("flops_profiler", OPEN, NULL, MEASURE),
+N("tensorboard", OPEN, NULL, MONITOR), N("csv_monitor", OPEN, NULL, MONITOR),
+N("wandb", OPEN, NULL, MONITOR), N("comet", OPEN, NULL, MONITOR),
+N("elasticity", OPEN, NULL, ELASTIC),
+R("elasticity.enabled", BOOL, "false", "the number of ranks is fixed; give the batch itself"),
+N("autotuning", OPEN, NULL, TUNER),
+R("autotuning.enabled", BOOL, "false", "the planner decides from the budgets; see `strata plan`"),
+
+/* ---- what would change the training itself ------------------------------------------------- */
+N("hybrid_engine", OPEN, NULL, "it is off"),
+R("hybrid_engine.enabled", BOOL, "false", "there is no inference engine beside training"),
+N("data_efficiency", OPEN, NULL, "it is off"),
+R("data_efficiency.enabled", BOOL, "false", "sampling and routing by difficulty are not there"),
+N("curriculum_learning", OPEN, NULL, "it is off"),
+R("curriculum_learning.enabled", BOOL, "false", "the sequence length is fixed"),
+N("progressive_layer_drop", OPEN, NULL, "it is off"),
+R("progressive_layer_drop.enabled", BOOL, "false", "every layer is computed"),
+N("eigenvalue", OPEN, NULL, "it is off"),
+R("eigenvalue.enabled", BOOL, "false", "quantisation by eigenvalue is not there"),
+R("compression_training", ANY, NULL, "compression while training is not there"),
+R("quantize_training", ANY, NULL, "quantisation while training is not there"),
+R("weight_quantization", ANY, NULL, "quantisation while training is not there"),
+R("sparse_attention", ANY, NULL, "attention is dense"),
+
+/* ---- strata --------------------------------------------------------------------------------- */
+#define S "strata."
+OBJ("strata", "what DeepSpeed has no key for"),
+{ .path = S "model", T(OBJECT), .help = "the model: a name such as \"gpt2-xl\", or an object" },
+H(S "model.name", T(STRING), OFF(model.name), .help = "gpt2, gpt2-medium, gpt2-large or gpt2-xl"),
+H(S "model.family", T(WORD), .def = "\"gpt2\"", .choices = CHOICES({ "gpt2", 0 }),
+  OFF(model.family), .reason = "GPT-2 is the family that is built in", .help = "architecture"),
+H(S "model.n_layer", T(INT), .min = 1, .max = 1e6, OFF(model.n_layer), .help = "blocks"),
+H(S "model.n_embd", T(INT), .min = 1, .max = 1e6, OFF(model.n_embd), .help = "width"),
+H(S "model.n_head", T(INT), .min = 1, .max = 1e6, OFF(model.n_head),
+  .help = "attention heads; divides n_embd"),
+H(S "model.n_positions", T(INT), .min = 1, .max = 1e7, OFF(model.n_positions),
+  .help = "longest sequence, in tokens"),
+H(S "model.vocab_size", T(INT), .min = 1, .max = 1e8, OFF(model.vocab_size), .help = "tokens known"),
+R(S "model.dropout", NUM, "0.0", "dropout is not built in; remove it"),
+H(S "model.init_from", T(STRING), OFF(model.init_from),
+  .help = "directory with model.safetensors and config.json to start from; unset: random"),
+OBJ(S "data", "the text"),
+H(S "data.train", T(STRING), OFF(data.train), .help = "file to train on"),
+H(S "data.val", T(STRING), OFF(data.val), .help = "file to validate on; unset: a part of train"),
+H(S "data.format", T(WORD), .def = "\"auto\"",
+  .choices = CHOICES({ "auto", 0 }, { "bytes", 0 }, { "bin", 0 }), OFF(data.format),
+  .help = "bytes (each byte is a token), bin (llm.c or nanoGPT tokens); auto: bin if named *.bin"),
+H(S "data.seq_len", T(INT), .min = 1, .max = 1e7, OFF(data.seq_len),
+  .help = "tokens of a sequence; unset: n_positions"),
+H(S "data.held_out", T(NUM), .def = "0.05", .max = 0.5, OFF(data.held_out),
+  .help = "share of train kept for validation when val is unset"),
+H(S "data.eval_windows", T(INT), .def = "64", OFF(data.eval_windows),
+  .help = "sequences of one evaluation; 0: all"),
+OBJ(S "device", "where the model is computed"),
+H(S "device.type", T(ENUM), .def = "\"auto\"", .choices = CHOICES({ "auto", ST_DEVICE_AUTO },
+  { "host", ST_DEVICE_HOST }, { "cuda", ST_DEVICE_CUDA }), OFF(device),
+  .help = "host (this machine's processor), cuda; auto: cuda where there is one"),
+H(S "device.memory", T(SIZE), .min = 1 << 20, AUTO_IS("what the plan needs"), OFF(device_bytes),
+  .help = "budget of device memory, a hard limit; unset: what the plan needs"),
+OBJ(S "host", "pinned host memory"),
+H(S "host.memory", T(SIZE), .min = 4096, AUTO_IS("what the plan needs"), OFF(host_bytes),
+  .help = "budget of host memory, a hard limit; unset: what the plan needs"),
+OBJ(S "optimizer", "the optimizer pass"),
+H(S "optimizer.decay", T(ENUM), .def = "\"matrices\"", .choices = CHOICES({ "matrices",
+  ST_DECAY_MATRICES }, { "all", ST_DECAY_ALL }), OFF(optimizer.decay),
+  .help = "tensors that decay: matrices, or all (DeepSpeed's way)"),
+H(S "optimizer.update", T(ENUM), .def = "\"auto\"", .choices = CHOICES({ "auto", ST_UPDATE_AUTO },
+  { "immediate", ST_UPDATE_IMMEDIATE }, { "deferred", ST_UPDATE_DEFERRED }),
+  OFF(optimizer.update),
+  .help = "when a unit is updated: inside backward (clipping off), or before its next forward"),
+OBJ(S "nvme", "the store on nvme_path"),
+H(S "nvme.backend", T(WORD), .def = "\"auto\"", .choices = CHOICES({ "auto", 0 },
+  { "io_uring", 0 }, { "threads", 0 }), OFF(nvme.backend),
+  .help = "how I/O is done; auto: io_uring where it works"),
+H(S "nvme.checksum", T(BOOL), .def = "true", OFF(nvme.checksum),
+  .help = "verify a checksum on every read"),
+H(S "nvme.durability", T(ENUM), .def = "\"step\"", .choices = CHOICES({ "step",
+  ST_DURABILITY_STEP }, { "none", ST_DURABILITY_NONE }), OFF(nvme.durability),
+  .help = "step: every commit survives a crash; none: only an orderly stop can be resumed"),
+H(S "nvme.commit_every", T(INT), .def = "1", .min = 1, .max = 1e9, OFF(nvme.commit_every),
+  .help = "optimizer steps from commit to commit"),
+H(S "nvme.keep", T(ENUM), .def = "\"always\"", .choices = CHOICES({ "always", ST_KEEP_ALWAYS },
+  { "never", ST_KEEP_NEVER }), OFF(nvme.keep),
+  .help = "the store once the last step is done: kept (the run can go on later) or removed"),
+R(S "nvme.keep_every", INT, "0", "independent snapshots are not there yet; commit_every keeps the latest"),
+H(S "nvme.weights", T(INTS), OFF(nvme.weights),
+  .help = "share of each directory of nvme_path, in their order; unset: equal"),
+H(S "nvme.spill", T(ENUM), .def = "\"auto\"", .choices = CHOICES({ "auto", ST_SPILL_AUTO },
+  { "never", ST_SPILL_NEVER }), OFF(nvme.spill),
+  .help = "gradients that do not fit the host budget: to nvme_path, or never (does not fit)"),
+H(S "micro_batch_order", T(ENUM), .def = "\"vertical\"", .choices = CHOICES({ "vertical",
+  ST_ORDER_VERTICAL }, { "horizontal", ST_ORDER_HORIZONTAL }), OFF(micro_batch_order),
+  .help = "all micro batches of a layer before the next layer, or layer by layer for each"),
+H(S "recompute", T(BOOL), .def = "true", OFF(recompute),
+  .help = "compute a block's activations again in backward instead of keeping them"),
+H(S "threads", T(INT), .def = "0", .max = 1024, OFF(threads),
+  .help = "threads that compute; 0: all cores this process may use"),
+H(S "steps", T(INT), .def = "1000", .min = 1, OFF(steps), .help = "optimizer steps in total"),
+H(S "seed", T(INT), .def = "42", OFF(seed), .help = "of the initial weights and the data's order"),
+H(S "output", T(STRING), .def = "\"strata-output\"", OFF(output),
+  .help = "directory of the result, the log and run.json"),
+H(S "eval_every", T(INT), .def = "0", OFF(eval_every),
+  .help = "optimizer steps from evaluation to evaluation; 0: at the end"),
+H(S "save_dtype", T(ENUM), .def = "\"fp32\"", .choices = PRECISIONS, OFF(save_dtype),
+  .help = "type of model.safetensors: fp32 (the exact master weight) or bf16 (rounded)"),
+};
+/* clang-format on */
+
+const struct st_key *st_config_keys(size_t *n)
+{
+	*n = ST_ARRAY_LEN(keys);
+	return keys;
+}
+
+const struct st_key *st_key_find(const char *path, size_t len)
+{
+	for (size_t i = 0; i < ST_ARRAY_LEN(keys); i++)
+		if (!strncmp(keys[i].path, path, len) && !keys[i].path[len])
+			return &keys[i];
+	return NULL;
+}
+
+const char *st_key_leaf(const char *path)
+{
+	const char *dot = strrchr(path, '.');
+
+	return dot ? dot + 1 : path;
+}
+
+static unsigned min3(unsigned a, unsigned b, unsigned c)
+{
+	a = a < b ? a : b;
+	return a < c ? a : c;
+}
+
+static unsigned char fold(char c)
+{
+	return (unsigned char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
+}
+
+/* Levenshtein, on at most 64 bytes of each. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+	size_t na = strnlen(a, 64), nb = strnlen(b, 64);
+	unsigned row[65];
+
+	for (size_t j = 0; j <= nb; j++)
+		row[j] = (unsigned)j;
+	for (size_t i = 1; i <= na; i++) {
+		unsigned diagonal = row[0];
+
+		row[0] = (unsigned)i;
+		for (size_t j = 1; j <= nb; j++) {
+			unsigned above = row[j];
+
+			row[j] = min3(above + 1, row[j - 1] + 1,
+				      diagonal + (fold(a[i - 1]) != fold(b[j - 1])));
+			diagonal = above;
+		}
+	}
+	return row[nb];
+}
+
+static bool is_child(const char *path, const char *parent)
+{
+	const char *leaf = st_key_leaf(path);
+	size_t n = strlen(parent);
+
+	if (!n)
+		return leaf == path;
+	return (size_t)(leaf - path) == n + 1 && !strncmp(path, parent, n);
+}
+
+/*
+ * A name that is right but in the wrong object beats a name that is nearly right here; a name in
+ * another object must be closer than half of its length to be believed at all.
+ */
+const char *st_key_nearest(const char *parent, const char *name, bool *is_here)
+{
+	const char *best = keys[0].path;
+	unsigned best_cost = ~0u;
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(keys); i++) {
+		bool here = is_child(keys[i].path, parent);
+		unsigned d = edit_distance(name, st_key_leaf(keys[i].path));
+		unsigned cost = 2 * d + (here ? 0 : 3 * (d > 0) + 1);
+
+		if (cost < best_cost) {
+			best_cost = cost;
+			best = keys[i].path;
+			*is_here = here;
+		}
+	}
+	return best;
+}
+
+const char *st_key_type_text(const struct st_key *k)
+{
+	switch (k->type) {
+	case ST_KEY_OBJECT:
+	case ST_KEY_OPEN:
+		return "an object in braces";
+	case ST_KEY_BOOL:
+		return "true or false";
+	case ST_KEY_INT:
+		return "a whole number";
+	case ST_KEY_NUM:
+		return "a number";
+	case ST_KEY_SIZE:
+		return "a size (bytes, or a string such as \"384MiB\")";
+	case ST_KEY_STRING:
+	case ST_KEY_WORD:
+	case ST_KEY_ENUM:
+		return "a string";
+	case ST_KEY_PATHS:
+		return "a string or a list of strings";
+	case ST_KEY_PAIR:
+		return "a list of two numbers";
+	case ST_KEY_INTS:
+		return "a list of whole numbers";
+	case ST_KEY_ANY:
+		break;
+	}
+	return "any value";
+}
