@@ -457,6 +457,35 @@ static int build_touches(struct st_program *p)
 	return rc;
 }
 
+/* Who waits for a claim to be reserved: all that use it. */
+static int build_claim_users(struct st_program *p, uint32_t n_uses)
+{
+	uint32_t *keys = calloc((size_t)n_uses + 1, sizeof(*keys));
+	uint32_t *items = calloc((size_t)n_uses + 1, sizeof(*items));
+	uint32_t *latest = calloc((size_t)p->n_claims + 1, sizeof(*latest)); /* user + 1 */
+	uint32_t n = 0;
+	int rc = keys && items && latest ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; !rc && i < p->n_ops; i++) {
+		for (uint32_t u = 0; u < p->ops[i].n_uses; u++) {
+			uint32_t claim = p->uses[p->ops[i].first_use + u].claim;
+
+			if (claim == ST_NO_CLAIM || latest[claim] == i + 1)
+				continue;
+			latest[claim] = i + 1;
+			keys[n] = claim;
+			items[n++] = i;
+			p->ops[i].n_claims_used++;
+		}
+	}
+	if (!rc)
+		rc = make_csr(&p->claim_users, p->n_claims, n, keys, items);
+	free(keys);
+	free(items);
+	free(latest);
+	return rc;
+}
+
 /* Claims by pool in the order in which they are first used, and the serial peak of each pool. */
 static int build_pools(struct st_program *p)
 {
@@ -545,6 +574,7 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, st
 		    enum st_pool *failed_pool)
 {
 	struct st_program *p = calloc(1, sizeof(*p));
+	uint32_t n_uses = b->uses.n;
 	int rc = p ? b->rc : -ENOMEM;
 
 	if (rc)
@@ -563,7 +593,7 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, st
 	take_vec(&b->touches, &p->touch_list);
 	if ((rc = invert(&p->succs, p, p->n_ops, false)) ||
 	    (rc = invert(&p->importers, p, p->n_resources, true)) || (rc = build_touches(p)) ||
-	    (rc = build_pools(p)))
+	    (rc = build_claim_users(p, n_uses)) || (rc = build_pools(p)))
 		goto fail;
 	if (places && (rc = place_all(p, places, failed_pool)))
 		goto fail;

@@ -142,7 +142,8 @@ int st_executor_create(struct st_executor **out, const struct st_executor_cfg *c
 		return st_fail(-ENOMEM, "executor");
 	x->cfg = *cfg;
 	for (unsigned l = 0; l < ST_LANE_N; l++)
-		x->waits_on[l] = cfg->lanes.ops->waits_on(cfg->lanes.priv, l);
+		/* Gates never reach a lane, so none can wait for one. */
+		x->waits_on[l] = cfg->lanes.ops->waits_on(cfg->lanes.priv, l) & ~(1u << ST_LANE_GATE);
 	*out = x;
 	return 0;
 }
@@ -228,6 +229,12 @@ static void satisfy(struct st_executor *x, struct instance *in, uint32_t op)
 		heap_push(&x->ready[o->lane], key_of(x, in, op));
 }
 
+/* Does the program before still have to do with a resource? */
+static bool must_import(const struct instance *prev, uint32_t resource)
+{
+	return resource < prev->p->n_resources && prev->touch_left[resource];
+}
+
 int st_executor_append(struct st_executor *x, const struct st_program *p, void *ctx)
 {
 	struct instance *prev = nth(x, 0), *in;
@@ -256,10 +263,9 @@ int st_executor_append(struct st_executor *x, const struct st_program *p, void *
 	for (uint32_t i = 0; i < p->n_ops; i++) {
 		const struct st_op *op = &p->ops[i];
 
-		in->left[i] = op->n_deps + op->n_claims + 1;	/* 1: until all are counted */
+		in->left[i] = op->n_deps + op->n_claims_used + 1; /* 1: until all are counted */
 		for (uint32_t k = 0; prev && k < op->n_imports; k++)
-			if (prev->touch_left[p->imports[op->first_import + k]])
-				in->left[i]++;
+			in->left[i] += must_import(prev, p->imports[op->first_import + k]);
 	}
 	for (uint32_t i = 0; i < p->n_ops; i++)
 		satisfy(x, in, i);
@@ -277,13 +283,18 @@ static bool is_range_free(const struct held_list *h, const struct st_claim *c)
 	return true;
 }
 
+/* A claim begins: one thing less to wait for, for each that uses it (not every one of them has an
+ * edge to the first: they may fill different parts). */
 static void hold(struct st_executor *x, struct instance *in, uint32_t claim)
 {
+	const struct st_csr *users = &in->p->claim_users;
 	const struct st_claim *c = &in->p->claims[claim];
 	struct held_list *h = &x->held[c->pool];
 
 	h->items[h->n++] = (struct held){ c->off_bytes, c->off_bytes + c->bytes,
 					  (uint32_t)(in - x->slot), claim };
+	for (uint32_t k = users->first[claim]; k < users->first[claim + 1]; k++)
+		satisfy(x, in, users->items[k]);
 	x->has_progress = true;
 }
 
@@ -307,7 +318,6 @@ static void reserve_in_order(struct st_executor *x)
 					break;
 				hold(x, in, claim);
 				in->cursor[pool]++;
-				satisfy(x, in, in->p->claims[claim].first_op);
 			}
 			if (in->cursor[pool] < n)
 				break;	/* a later program's claims come after this one's */
@@ -315,30 +325,36 @@ static void reserve_in_order(struct st_executor *x)
 	}
 }
 
-/* The wrong way, for the test that shows it: whoever is ready takes what is free, one claim at a time. */
+static bool is_held(const struct st_executor *x, const struct instance *in, uint32_t claim)
+{
+	const struct held_list *h = &x->held[in->p->claims[claim].pool];
+
+	for (uint32_t i = 0; i < h->n; i++)
+		if (h->items[i].claim == claim && &x->slot[h->items[i].slot] == in)
+			return true;
+	return false;
+}
+
+/* The wrong way, for the test that shows it: whoever is ready but for its claims takes what is free. */
 static void reserve_when_ready(struct st_executor *x)
 {
-	for (uint32_t age = 0; age < WINDOW; age++) {
-		struct instance *in = nth(x, age);
+	for (uint32_t k = 0; k < WINDOW; k++) {
+		struct instance *in = nth(x, k);
 
 		if (!in->is_live || in->is_cancelled)
 			continue;
 		for (uint32_t c = 0; c < in->p->n_claims; c++) {
+			const struct st_csr *users = &in->p->claim_users;
 			const struct st_claim *claim = &in->p->claims[c];
-			uint32_t op = claim->first_op, held = 0;
-			bool is_held = false;
+			uint32_t op = claim->first_op, missing = 0;
 
-			if (in->state[op] != OP_WAITING)
+			if (in->state[op] != OP_WAITING || is_held(x, in, c))
 				continue;
-			for (uint32_t i = 0; i < x->held[claim->pool].n; i++)
-				is_held |= x->held[claim->pool].items[i].claim == c &&
-					   &x->slot[x->held[claim->pool].items[i].slot] == in;
-			for (uint32_t k = 0; k < in->p->n_claims; k++)
-				held += in->p->claims[k].first_op == op;
-			if (!is_held && in->left[op] <= held && is_range_free(&x->held[claim->pool], claim)) {
+			for (uint32_t d = 0; d < in->p->n_claims; d++)
+				for (uint32_t u = users->first[d]; u < users->first[d + 1]; u++)
+					missing += users->items[u] == op && !is_held(x, in, d);
+			if (in->left[op] == missing && is_range_free(&x->held[claim->pool], claim))
 				hold(x, in, c);
-				satisfy(x, in, op);
-			}
 		}
 	}
 }
@@ -366,6 +382,16 @@ static void retire(struct st_executor *x, struct instance *in)
 	rebuild_keys(x);
 }
 
+/* The program before has done with a resource. next: NULL if there is none. */
+static void export_resource(struct st_executor *x, struct instance *next, uint32_t resource)
+{
+	if (!next || !next->is_live || next->is_cancelled || resource >= next->p->n_resources)
+		return;
+	for (uint32_t i = next->p->importers.first[resource];
+	     i < next->p->importers.first[resource + 1]; i++)
+		satisfy(x, next, next->p->importers.items[i]);
+}
+
 static void complete(struct st_executor *x, struct instance *in, uint32_t op)
 {
 	const struct st_program *p = in->p;
@@ -391,11 +417,8 @@ static void complete(struct st_executor *x, struct instance *in, uint32_t op)
 	for (uint32_t k = p->touches.first[op]; k < p->touches.first[op + 1]; k++) {
 		uint32_t r = p->touches.items[k];
 
-		if (--in->touch_left[r] || !next || !next->is_live || next->is_cancelled ||
-		    r >= next->p->n_resources)
-			continue;
-		for (uint32_t i = next->p->importers.first[r]; i < next->p->importers.first[r + 1]; i++)
-			satisfy(x, next, next->p->importers.items[i]);
+		if (--in->touch_left[r] == 0)
+			export_resource(x, next, r);
 	}
 	if (x->cfg.completed)
 		x->cfg.completed(x->cfg.user, in->ctx, p, op, 0);
@@ -406,6 +429,8 @@ static void complete(struct st_executor *x, struct instance *in, uint32_t op)
 /* Everything that has not completed does so now, as cancelled; nothing is in flight. */
 static void drop_instance(struct st_executor *x, struct instance *in)
 {
+	struct instance *next = in == nth(x, 0) ? nth(x, 1) : NULL;
+
 	for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
 		struct held_list *h = &x->held[pool];
 		uint32_t kept = 0;
@@ -422,7 +447,12 @@ static void drop_instance(struct st_executor *x, struct instance *in)
 		if (x->cfg.completed)
 			x->cfg.completed(x->cfg.user, in->ctx, in->p, i, STRATA_E_CANCELLED);
 	}
+	/* A program appended behind it waits for what it will never finish. */
+	for (uint32_t r = 0; r < in->p->n_resources; r++)
+		if (in->touch_left[r])
+			export_resource(x, next, r);
 	retire(x, in);
+	x->has_progress = true;
 }
 
 static void fail(struct st_executor *x, int rc)
@@ -535,17 +565,37 @@ static void drop_cancelled(struct st_executor *x)
 	}
 }
 
-static bool waits_for_gate(const struct st_executor *x)
+/* Nothing is in flight and nothing could be done. Then the lowest incomplete operation is a gate
+ * that is closed; anything else is a deadlock. @return that operation, or ST_NONE */
+static uint32_t find_stuck(struct st_executor *x)
 {
-	for (uint32_t i = 0; i < WINDOW; i++)
-		if (x->slot[i].is_live && !x->slot[i].is_open)
-			return true;
-	return false;
+	const struct instance *in = nth(x, 0);
+	uint32_t op = 0;
+
+	if (!in->is_live || (in->gate != ST_NONE && in->state[in->gate] == OP_READY && !in->is_open))
+		return ST_NONE;
+	while (op + 1 < in->p->n_ops && in->state[op] == OP_DONE)
+		op++;
+	return op;
+}
+
+/* Hand ready operations to lanes until that makes no more of them ready. */
+static void submit_all(struct st_executor *x)
+{
+	uint32_t before;
+
+	do {
+		before = x->in_flight;
+		for (unsigned l = 0; l < ST_LANE_N; l++)
+			if (l != ST_LANE_GATE)
+				submit_lane(x, l);
+	} while (x->in_flight != before);
 }
 
 int st_executor_turn(struct st_executor *x, int64_t timeout_ns)
 {
 	struct st_lane_done done[DONE_MAX];
+	uint32_t stuck;
 	int n;
 
 	x->has_progress = false;
@@ -555,15 +605,17 @@ int st_executor_turn(struct st_executor *x, int64_t timeout_ns)
 			reserve_when_ready(x);
 		else
 			reserve_in_order(x);
-		for (unsigned l = 0; l < ST_LANE_N; l++)
-			if (l != ST_LANE_GATE)
-				submit_lane(x, l);
+		submit_all(x);
 	}
 	drop_cancelled(x);
+	stuck = x->in_flight || x->has_progress || x->error.rc ? ST_NONE : find_stuck(x);
+	if (stuck != ST_NONE) {
+		fail(x, st_fail(-EDEADLK, "%s: operation %u can never run, and none is in flight",
+				nth(x, 0)->p->name, stuck));
+		drop_cancelled(x);
+	}
 	if (x->error.rc && !x->in_flight)
 		return st_error_raise(&x->error);
-	if (!x->in_flight && !x->has_progress && !st_executor_is_idle(x) && !waits_for_gate(x))
-		return st_fail(-EDEADLK, "no operation can run and none is in flight");
 	n = x->cfg.lanes.ops->wait(x->cfg.lanes.priv, done, DONE_MAX,
 				   x->has_progress && !x->in_flight ? 0 : timeout_ns);
 	if (n < 0) {

@@ -14,19 +14,19 @@
  * A version names who made it: the operation of a program, or the claim whose memory nobody has
  * written yet. 0 is what was there before the first program.
  */
-#define VERSION_UNWRITTEN ((uint64_t)1 << 63)	/* low half: a claim */
-#define VERSION_IN_CLAIM  ((uint64_t)1 << 62)	/* low half: an operation */
+#define VERSION_UNWRITTEN ((uint64_t)1 << 63) /* low half: a claim */
+#define VERSION_IN_CLAIM  ((uint64_t)1 << 62) /* low half: an operation */
 
-struct segment {		/* [lo, next segment's lo) holds this version */
+struct segment { /* [lo, next segment's lo) holds this version */
 	uint64_t lo, version;
 };
 
-struct map {			/* of [0, UINT64_MAX); neighbours differ */
+struct map { /* of [0, UINT64_MAX); neighbours differ */
 	struct segment *seg;
 	uint32_t n, cap;
 };
 
-struct shadow {			/* the arenas, then the resources */
+struct shadow { /* the arenas, then the resources */
 	struct map *maps;
 	uint32_t n_maps;
 };
@@ -131,7 +131,8 @@ static int shadow_copy(struct shadow *to, const struct shadow *from)
 		if (map_reserve(&to->maps[i], from->maps[i].n))
 			return -ENOMEM;
 		to->maps[i].n = from->maps[i].n;
-		memcpy(to->maps[i].seg, from->maps[i].seg, from->maps[i].n * sizeof(*from->maps[i].seg));
+		memcpy(to->maps[i].seg, from->maps[i].seg,
+		       from->maps[i].n * sizeof(*from->maps[i].seg));
 	}
 	return 0;
 }
@@ -148,18 +149,18 @@ static void shadow_fini(struct shadow *sh)
 enum op_state { OP_NONE, OP_TAKEN, OP_DONE, OP_FAILED };
 enum claim_state { CLAIM_NONE, CLAIM_LIVE, CLAIM_ENDED };
 
-struct instance {		/* a program that was begun */
+struct instance { /* a program that was begun */
 	const struct st_program *p;
 	const void *ctx;
-	uint32_t seq;		/* place in serial order */
+	uint32_t seq; /* place in serial order */
 	bool is_cancelled;
-	uint32_t in_flight, n_left;	/* n_left: operations that have not come back */
-	uint8_t *op_state;	/* [n_ops] */
-	uint8_t *claim_state;	/* [n_claims] */
-	uint32_t *users_left;	/* [n_claims] */
-	uint32_t *first_touch;	/* [n_ops + 1] in p->touch_list */
-	uint64_t *use_expect;	/* [n uses] digest that serial execution meets */
-	uint64_t *touch_expect;	/* [n_touches] */
+	uint32_t in_flight, n_left; /* n_left: operations that have not come back */
+	uint8_t *op_state;          /* [n_ops] */
+	uint8_t *claim_state;       /* [n_claims] */
+	uint32_t *users_left;       /* [n_claims] */
+	uint32_t *first_touch;      /* [n_ops + 1] in p->touch_list */
+	uint64_t *use_expect;       /* [n uses] digest that serial execution meets */
+	uint64_t *touch_expect;     /* [n_touches] */
 };
 
 struct live {
@@ -186,13 +187,13 @@ struct lane {
 struct st_lanes_sim {
 	struct st_lanes_sim_cfg cfg;
 	uint64_t rng;
-	int rc;			/* out of memory while checking: told by the next wait() */
-	bool has_failed;	/* a failure was handed out */
-	struct instance **in;	/* in serial order */
+	int rc;               /* out of memory while checking: told by the next wait() */
+	bool has_failed;      /* a failure was handed out */
+	struct instance **in; /* in serial order */
 	uint32_t n_in, cap_in, next_seq;
 	struct live *live;
 	uint32_t n_live, cap_live;
-	struct job *jobs;	/* in order of submission */
+	struct job *jobs; /* in order of submission */
 	uint32_t n_jobs;
 	struct lane lane[ST_LANE_N];
 	struct shadow expect, before, actual; /* before: expect without the program begun last */
@@ -202,7 +203,7 @@ struct st_lanes_sim {
 };
 
 static void ST_PRINTF(3, 4)
-fault(struct st_lanes_sim *s, enum st_sim_fault kind, const char *fmt, ...)
+	fault(struct st_lanes_sim *s, enum st_sim_fault kind, const char *fmt, ...)
 {
 	static const char *const texts[] = {
 #define ST_X(name, text) text,
@@ -223,7 +224,7 @@ fault(struct st_lanes_sim *s, enum st_sim_fault kind, const char *fmt, ...)
 
 static double random_unit(struct st_lanes_sim *s)
 {
-	uint64_t z = s->rng += 0x9e3779b97f4a7c15u;	/* splitmix64 */
+	uint64_t z = s->rng += 0x9e3779b97f4a7c15u; /* splitmix64 */
 
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
@@ -263,7 +264,8 @@ int st_lanes_sim_create(struct st_lanes_sim **out, const struct st_lanes_sim_cfg
 		const struct st_sim_lane *c = &cfg->lane[l];
 
 		if (!(c->bytes_per_s >= 0) || !(c->flops_per_s >= 0) || c->latency_ns < 0)
-			return st_fail(-EINVAL, "simulated lane %s: rates and latency must not be negative",
+			return st_fail(-EINVAL,
+				       "simulated lane %s: rates and latency must not be negative",
 				       st_lane_name(l));
 		n_jobs += c->depth ? c->depth : 1;
 	}
@@ -356,9 +358,10 @@ static int paint_op(struct shadow *sh, const struct instance *in, uint32_t op)
 		const struct st_use *u = &in->p->uses[o->first_use + k];
 
 		if (u->is_write)
-			rc = map_paint(use_map(sh, u), u->addr.off_bytes, u->addr.off_bytes + u->bytes,
+			rc = map_paint(use_map(sh, u), u->addr.off_bytes,
+				       u->addr.off_bytes + u->bytes,
 				       version_of(in, op) |
-				       (u->claim == ST_NO_CLAIM ? 0 : VERSION_IN_CLAIM));
+					       (u->claim == ST_NO_CLAIM ? 0 : VERSION_IN_CLAIM));
 	}
 	for (uint32_t k = in->first_touch[op]; !rc && k < in->first_touch[op + 1]; k++) {
 		const struct st_touch *t = &in->p->touch_list[k];
@@ -467,7 +470,8 @@ static int make_room(struct st_lanes_sim *s, const struct st_program *p)
 	uint32_t n_live = p->n_claims;
 
 	if (s->n_in == s->cap_in) {
-		struct instance **in = reallocarray(s->in, (size_t)s->cap_in + 4, sizeof(struct instance *));
+		struct instance **in =
+			reallocarray(s->in, (size_t)s->cap_in + 4, sizeof(struct instance *));
 
 		if (!in)
 			return -ENOMEM;
@@ -539,7 +543,8 @@ void st_lanes_sim_cancel(struct st_lanes_sim *s)
 	s->expect = without;
 }
 
-/* ---- checks of a running operation ------------------------------------------------------------ */
+/* ---- checks of a running operation ------------------------------------------------------------
+ */
 
 static bool ranges_meet(uint64_t a_lo, uint64_t a_hi, uint64_t b_lo, uint64_t b_hi)
 {
@@ -563,7 +568,8 @@ static bool ops_clash(const struct job *a, const struct job *b)
 			if (uses_clash(&p->uses[i], &q->uses[j]))
 				return true;
 	for (uint32_t i = a->in->first_touch[a->op]; i < a->in->first_touch[a->op + 1]; i++) {
-		for (uint32_t j = b->in->first_touch[b->op]; j < b->in->first_touch[b->op + 1]; j++) {
+		for (uint32_t j = b->in->first_touch[b->op]; j < b->in->first_touch[b->op + 1];
+		     j++) {
 			const struct st_touch *t = &p->touch_list[i], *u = &q->touch_list[j];
 
 			if (t->resource == u->resource && (t->is_exclusive || u->is_exclusive) &&
@@ -591,7 +597,8 @@ static void check_start(struct st_lanes_sim *s, const struct job *j)
 		if (other != j && other->state == JOB_RUNNING && ops_clash(j, other))
 			fault(s, ST_SIM_CONFLICT,
 			      "program %u operation %u (%s) starts while %u:%u (%s) uses the same",
-			      in->seq, j->op, job_name(j), other->in->seq, other->op, job_name(other));
+			      in->seq, j->op, job_name(j), other->in->seq, other->op,
+			      job_name(other));
 	}
 	for (uint32_t k = o->first_use; k < o->first_use + o->n_uses; k++) {
 		const struct st_use *u = &p->uses[k];
@@ -599,7 +606,8 @@ static void check_start(struct st_lanes_sim *s, const struct job *j)
 
 		if (u->bytes && use_digest(&s->actual, u) != in->use_expect[k])
 			fault(s, ST_SIM_STALE,
-			      "program %u operation %u (%s) meets in arena %u [%llu+%llu) another version"
+			      "program %u operation %u (%s) meets in arena %u [%llu+%llu) another "
+			      "version"
 			      " than in serial order; it begins with %#llx",
 			      in->seq, j->op, job_name(j), u->addr.arena,
 			      (unsigned long long)u->addr.off_bytes, (unsigned long long)u->bytes,
@@ -610,7 +618,8 @@ static void check_start(struct st_lanes_sim *s, const struct job *j)
 
 		if (touch_digest(&s->actual, t) != in->touch_expect[k])
 			fault(s, ST_SIM_STALE,
-			      "program %u operation %u (%s) meets another version of resource %u than in"
+			      "program %u operation %u (%s) meets another version of resource %u "
+			      "than in"
 			      " serial order",
 			      in->seq, j->op, job_name(j), t->resource);
 	}
@@ -628,13 +637,14 @@ static void begin_claim(struct st_lanes_sim *s, struct instance *in, uint32_t cl
 			continue;
 		sum += o->bytes;
 		if (ranges_meet(c->off_bytes, end, o->off_bytes, o->off_bytes + o->bytes))
-			fault(s, ST_SIM_CLAIM, "program %u claim %u of %s begins where %u:%u still lives",
-			      in->seq, claim, st_pool_name(c->pool), s->live[i].in->seq,
-			      s->live[i].claim);
+			fault(s, ST_SIM_CLAIM,
+			      "program %u claim %u of %s begins where %u:%u still lives", in->seq,
+			      claim, st_pool_name(c->pool), s->live[i].in->seq, s->live[i].claim);
 	}
 	if (end > size || sum > size)
-		fault(s, ST_SIM_CLAIM, "program %u claim %u: %s holds %llu bytes, up to %llu; it has %llu",
-		      in->seq, claim, st_pool_name(c->pool), (unsigned long long)sum,
+		fault(s, ST_SIM_CLAIM,
+		      "program %u claim %u: %s holds %llu bytes, up to %llu; it has %llu", in->seq,
+		      claim, st_pool_name(c->pool), (unsigned long long)sum,
 		      (unsigned long long)end, (unsigned long long)size);
 	if (end > s->stats.pool_high[c->pool])
 		s->stats.pool_high[c->pool] = end;
@@ -656,8 +666,9 @@ static void begin_claims(struct st_lanes_sim *s, struct instance *in, uint32_t o
 		if (in->claim_state[claim] == CLAIM_NONE)
 			begin_claim(s, in, claim);
 		else if (in->claim_state[claim] == CLAIM_ENDED)
-			fault(s, ST_SIM_CLAIM, "program %u operation %u uses claim %u after its end", in->seq,
-			      op, claim);
+			fault(s, ST_SIM_CLAIM,
+			      "program %u operation %u uses claim %u after its end", in->seq, op,
+			      claim);
 	}
 }
 
@@ -694,7 +705,7 @@ static int64_t cost_of(struct st_lanes_sim *s, const struct job *j, int64_t *lat
 		cost = pow(10, random_unit(s) * s->cfg.random_decades);
 		if (c->is_fifo)
 			return (int64_t)cost;
-		*latency_ns += (int64_t)cost;	/* at once, in any order */
+		*latency_ns += (int64_t)cost; /* at once, in any order */
 		return 0;
 	}
 	if (s->cfg.cost_ns)
@@ -762,7 +773,7 @@ static void start_ready(struct st_lanes_sim *s)
 	bool is_changed = true;
 
 	while (is_changed) {
-		uint32_t blocked = 0;	/* FIFO lanes whose first operation has not ended */
+		uint32_t blocked = 0; /* FIFO lanes whose first operation has not ended */
 
 		is_changed = false;
 		for (uint32_t i = 0; i < s->n_jobs; i++) {
@@ -818,7 +829,8 @@ static uint32_t sim_waits_on(void *priv, enum st_lane lane)
 	return s->cfg.lane[lane].waits_on;
 }
 
-static struct instance *find_instance(struct st_lanes_sim *s, const struct st_program *p, const void *ctx)
+static struct instance *find_instance(struct st_lanes_sim *s, const struct st_program *p,
+				      const void *ctx)
 {
 	for (uint32_t i = s->n_in; i-- > 0;)
 		if (s->in[i]->p == p && s->in[i]->ctx == ctx)
@@ -840,18 +852,21 @@ static void check_order(struct st_lanes_sim *s, const struct instance *in, uint3
 			continue;
 		is_early = true;
 		if (state == OP_NONE || !(s->cfg.lane[o->lane].waits_on >> p->ops[dep].lane & 1))
-			fault(s, ST_SIM_ORDER, "program %u operation %u is submitted before %u is done",
-			      in->seq, op, dep);
+			fault(s, ST_SIM_ORDER,
+			      "program %u operation %u is submitted before %u is done", in->seq, op,
+			      dep);
 	}
 	s->stats.n_early += is_early;
 	if (in->is_cancelled)
-		fault(s, ST_SIM_ORDER, "program %u operation %u is submitted after the program was cancelled",
+		fault(s, ST_SIM_ORDER,
+		      "program %u operation %u is submitted after the program was cancelled",
 		      in->seq, op);
 	if (s->has_failed)
 		fault(s, ST_SIM_AFTER_ERROR, "program %u operation %u", in->seq, op);
 }
 
-static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx, uint64_t token)
+static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx,
+		      uint64_t token)
 {
 	struct st_lanes_sim *s = priv;
 	struct instance *in = find_instance(s, p, ctx);
@@ -860,7 +875,8 @@ static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void 
 	if (s->lane[lane].n_jobs == s->cfg.lane[lane].depth)
 		return -EAGAIN;
 	if (!in || in->op_state[op] != OP_NONE || lane == ST_LANE_GATE) {
-		fault(s, ST_SIM_TWICE, "operation %u (%s) of program %s: again, or not begun, or a gate", op,
+		fault(s, ST_SIM_TWICE,
+		      "operation %u (%s) of program %s: again, or not begun, or a gate", op,
 		      st_op_name(p->ops[op].kind), p->name);
 		return st_fail(-EINVAL, "simulated lanes: operation %u", op);
 	}
@@ -925,7 +941,9 @@ static int sim_wait(void *priv, struct st_lane_done *done, unsigned max, int64_t
 }
 
 static const struct st_lanes_ops sim_ops = {
-	.waits_on = sim_waits_on, .submit = sim_submit, .wait = sim_wait,
+	.waits_on = sim_waits_on,
+	.submit = sim_submit,
+	.wait = sim_wait,
 };
 
 /* ---- the end -------------------------------------------------------------------------------- */
@@ -947,7 +965,8 @@ static void check_final(struct st_lanes_sim *s, uint32_t map)
 		uint64_t a_hi = j + 1 < a->n ? a->seg[j + 1].lo : UINT64_MAX;
 
 		if (is_lost(e->seg[i].version, a->seg[j].version)) {
-			fault(s, ST_SIM_LOST, "%s %u ends with version %#llx, in serial order with %#llx",
+			fault(s, ST_SIM_LOST,
+			      "%s %u ends with version %#llx, in serial order with %#llx",
 			      map < ST_ARENA_N ? "arena" : "resource",
 			      map < ST_ARENA_N ? map : map - ST_ARENA_N,
 			      (unsigned long long)a->seg[j].version,
@@ -965,8 +984,8 @@ void st_lanes_sim_finish(struct st_lanes_sim *s)
 		return;
 	for (uint32_t i = 0; i < s->n_in; i++)
 		if (s->in[i]->in_flight || (!s->in[i]->is_cancelled && s->in[i]->n_left))
-			fault(s, ST_SIM_LOST, "program %u: %u operations did not run", s->in[i]->seq,
-			      s->in[i]->n_left);
+			fault(s, ST_SIM_LOST, "program %u: %u operations did not run",
+			      s->in[i]->seq, s->in[i]->n_left);
 	for (uint32_t m = 0; s->cfg.is_checked && m < s->expect.n_maps; m++)
 		check_final(s, m);
 }

@@ -21,7 +21,8 @@
  *  2. STALE: each access meets the versions that it meets in serial order.
  *  3. CLAIM: live claims of a pool do not overlap and stay inside it. A claim lives from the
  *     submission of its first user to the completion of its last.
- *  4. ORDER: an operation is submitted after its edges are done, or are in a lane that is waited for.
+ *  4. ORDER: an operation is submitted after its edges are done, or are in a lane that is waited
+ * for.
  *  5. TWICE: no operation is submitted twice, or without its program.
  *  6. AFTER_ERROR: nothing is submitted once a failure was returned.
  *  7. LOST: at the end everything ran, and memory and resources hold what serial order leaves.
@@ -35,9 +36,9 @@
 struct st_sim_lane {
 	double bytes_per_s, flops_per_s; /* 0: costs nothing */
 	int64_t latency_ns;
-	unsigned depth;	    /* in flight at most, then -EAGAIN; 0 means 1 */
-	bool is_fifo;	    /* one after another */
-	uint32_t waits_on;  /* bit l: waits by itself for lane l */
+	unsigned depth;    /* in flight at most, then -EAGAIN; 0 means 1 */
+	bool is_fifo;      /* one after another */
+	uint32_t waits_on; /* bit l: waits by itself for lane l */
 };
 
 struct st_lanes_sim_cfg {
@@ -46,13 +47,14 @@ struct st_lanes_sim_cfg {
 	/* optional. Cost of an operation, >= 0, in place of bytes and flops. */
 	int64_t (*cost_ns)(void *user, const struct st_program *p, uint32_t op);
 	void *user;
-	uint64_t seed;		  /* of what follows */
-	unsigned random_decades;  /* durations 10^u ns, u uniform in [0, decades); at most 12, 0: model */
-	unsigned wake_permille;	  /* wait() returns 0 for no reason */
+	uint64_t seed;             /* of what follows */
+	unsigned random_decades;   /* durations 10^u ns, u uniform in [0, decades); at most 12, 0:
+				      model */
+	unsigned wake_permille;    /* wait() returns 0 for no reason */
 	unsigned fail_per_million; /* an operation that starts fails */
-	uint64_t fail_nth;	  /* the nth operation that starts fails; 0: none */
-	uint64_t refuse_nth;	  /* the nth submit is refused; 0: none */
-	int fail_rc;		  /* of these; 0 means STRATA_E_IO */
+	uint64_t fail_nth;         /* the nth operation that starts fails; 0: none */
+	uint64_t refuse_nth;       /* the nth submit is refused; 0: none */
+	int fail_rc;               /* of these; 0 means STRATA_E_IO */
 };
 
 #define ST_SIM_FAULTS(X)                                                                           \
@@ -68,24 +70,25 @@ enum st_sim_fault {
 #define ST_X(name, text) ST_SIM_##name,
 	ST_SIM_FAULTS(ST_X)
 #undef ST_X
-	ST_SIM_FAULT_N
+		ST_SIM_FAULT_N
 };
 
 struct st_sim_stats {
-	int64_t now_ns;		     /* virtual */
-	int64_t busy_ns[ST_LANE_N];  /* at least one operation was being served */
-	int64_t cost_ns[ST_LANE_N];  /* sum of what operations took of the lane for themselves */
-	uint64_t n_ops[ST_LANE_N];   /* served */
+	int64_t now_ns;                /* virtual */
+	int64_t busy_ns[ST_LANE_N];    /* at least one operation was being served */
+	int64_t cost_ns[ST_LANE_N];    /* sum of what operations took of the lane for themselves */
+	uint64_t n_ops[ST_LANE_N];     /* served */
 	uint64_t pool_high[ST_POOL_N]; /* highest end of a live claim (is_checked) */
 	uint64_t n_started, n_submits; /* what fail_nth and refuse_nth count */
-	uint64_t n_early;	     /* submitted before an edge was done, to a lane that waits */
-	uint64_t n_failed;	     /* failures injected */
+	uint64_t n_early;              /* submitted before an edge was done, to a lane that waits */
+	uint64_t n_failed;             /* failures injected */
 };
 
 struct st_lanes_sim;
 
 /** st_lanes_sim_create() - @return 0; -EINVAL (a rate or cost below 0); -ENOMEM */
-ST_MUST_CHECK int st_lanes_sim_create(struct st_lanes_sim **out, const struct st_lanes_sim_cfg *cfg);
+ST_MUST_CHECK int st_lanes_sim_create(struct st_lanes_sim **out,
+				      const struct st_lanes_sim_cfg *cfg);
 void st_lanes_sim_destroy(struct st_lanes_sim *s);
 
 /** st_lanes_sim_lanes() - for st_executor_cfg; borrowed from s. */

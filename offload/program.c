@@ -68,6 +68,7 @@ void st_program_destroy(struct st_program *p)
 	csr_free(&p->importers);
 	csr_free(&p->touches);
 	csr_free(&p->pool_claims);
+	csr_free(&p->claim_users);
 	free(p);
 }
 

@@ -124,6 +124,7 @@ struct st_op {
 	uint32_t first_dep, n_deps;	/* edges to smaller indices */
 	uint32_t first_import, n_imports;
 	uint32_t n_claims;		/* claims that begin here */
+	uint32_t n_claims_used;		/* claims it uses, each once */
 	uint64_t bytes;			/* moved by the lane */
 	double flops;
 };
@@ -161,6 +162,7 @@ struct st_program {
 	uint32_t *touch_count;		/* [n_resources] operations here that touch it */
 	uint32_t n_resources;
 	struct st_csr pool_claims;	/* pool -> claims, in program order */
+	struct st_csr claim_users;	/* claim -> operations that use it, ascending, each once */
 	uint64_t pool_peak[ST_POOL_N];	/* bytes claimed at once in serial order */
 	struct st_pool_place place[ST_POOL_N]; /* where its claims were placed; all 0: measured only */
 	uint64_t lane_bytes[ST_LANE_N];
