@@ -59,27 +59,29 @@ VEC_INLINE size_t vec_update(const struct st_optim_step *s, const struct st_opti
 	const float *g32 = r->g;
 	const uint16_t *g16 = r->g;
 	uint16_t *hi = r->p;
-	float *p32 = r->p;
+	float *p32 = r->p, *m_at = r->m, *v_at = r->v; /* r may alias them: not reloaded */
+	int16_t *lo = r->lo;
+	const size_t n = r->n;
 	size_t i;
 
-	for (i = 0; i + VLEN <= r->n; i += VLEN) {
+	for (i = 0; i + VLEN <= n; i += VLEN) {
 		vf g = is_bf16 ? vf_of(vi_shl16(vi_load_u16(g16 + i))) : vf_load(g32 + i);
-		vf p = is_split ? vec_join(hi + i, r->lo + i) : vf_load(p32 + i);
+		vf p = is_split ? vec_join(hi + i, lo + i) : vf_load(p32 + i);
 		vf m, v, d, g2;
 
 		g = vf_mul(g, grad_scale);
 		if (is_l2)
 			g = vf_add(g, vf_mul(wd, p));
-		m = vf_fma(b1, vf_load(r->m + i), vf_mul(one_minus_b1, g));
+		m = vf_fma(b1, vf_load(m_at + i), vf_mul(one_minus_b1, g));
 		g2 = vf_mul(g, g);
-		v = vf_fma(one_minus_b2_lo, g2, vf_mul(b2, vf_load(r->v + i)));
+		v = vf_fma(one_minus_b2_lo, g2, vf_mul(b2, vf_load(v_at + i)));
 		v = vf_fma(one_minus_b2, g2, v);
 		d = vf_div(m, vf_add(vf_sqrt(vf_mul(v, inv_bc2)), eps));
 		p = vec_canonical(vf_sub(p, vf_fma(step_size, d, vf_mul(lr_wd, p))));
-		vf_store(r->m + i, vec_canonical(m));
-		vf_store(r->v + i, vec_canonical(v));
+		vf_store(m_at + i, vec_canonical(m));
+		vf_store(v_at + i, vec_canonical(v));
 		if (is_split)
-			vec_split(vi_of(p), hi + i, r->lo + i);
+			vec_split(vi_of(p), hi + i, lo + i);
 		else
 			vf_store(p32 + i, p);
 	}
