@@ -97,6 +97,7 @@ int st_json_load(const struct st_json_scan *scan, struct st_json_slice slice, si
 {
 	json_error_t err;
 	struct st_show s;
+	const char *nul;
 	json_t *j;
 
 	if (slice.len > max_bytes)
@@ -105,6 +106,10 @@ int st_json_load(const struct st_json_scan *scan, struct st_json_slice slice, si
 			       scan->base + slice.off, slice.len, max_bytes);
 	if (depth_of(scan, slice, max_depth) > max_depth)
 		return bad(scan, slice.off, "JSON is nested too deeply");
+	/* jansson overlooks a NUL behind a number. */
+	nul = memchr(scan->text + slice.off, '\0', slice.len);
+	if (nul)
+		return bad(scan, (size_t)(nul - scan->text), "not valid JSON: a NUL byte");
 	errno = 0;
 	j = json_loadb(scan->text + slice.off, slice.len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY,
 		       &err);

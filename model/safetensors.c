@@ -258,6 +258,8 @@ static int add_tensor(struct st_safetensors *s, const struct st_json_scan *scan,
 	if (rc < 0)
 		return rc;
 	rc = take_entry(&e, j, data_bytes);
+	if (rc == 0 && memchr(scan->text + m->value.off, '-', m->value.len))
+		rc = entry_bad(&e, "-0 is not a whole number >= 0"); /* jansson gives 0 */
 	json_decref(j);
 	if (rc < 0)
 		return rc;

@@ -138,6 +138,7 @@ static const struct {
 	  "\"shape\" is missing" },
 	{ "{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8,
 	  "a dimension is not" },
+	{ "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-0,8]}}", 8, "-0 is not" },
 	{ "{\"a\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8,
 	  "a dimension is not" },
 	{ "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8,
@@ -190,6 +191,12 @@ END_TEST
 
 START_TEST(corrupt_lengths_are_refused)
 {
+	static const char nul[] =
+		"\x38\0\0\0\0\0\0\0"
+		"{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0\0,0]}}  ";
+
+	put("nul.safetensors", nul, sizeof(nul) - 1);
+	refused("nul.safetensors", STRATA_E_INPUT, "a NUL byte");
 	put("len.safetensors", "", 0);
 	refused("len.safetensors", STRATA_E_INPUT, "0 bytes are too few");
 	put("len.safetensors", "\2\0\0\0\0\0\0", 7);
