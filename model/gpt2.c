@@ -8,13 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu_optim/optim.h" /* ST_NUMERIC_TILE */
+#include "offload/layout.h" /* ST_NUMERIC_TILE */
 
-#define ALIGN_BYTES  64u  /* what the device asks of operands */
-#define CHUNK_TOKENS 512u /* the head's products run at full rate from here on */
-#define CHUNK_ALIGN  64u  /* rows: whatever n_embd is, every chunk starts at an aligned address */
-#define VOCAB_ROUND  64u  /* row stride of the logits */
-#define INIT_STD     0.02
+#define ALIGN_BYTES   64u  /* what the device asks of operands */
+#define CHUNK_TOKENS  512u /* the head's products run at full rate from here on */
+#define CHUNK_ALIGN   64u  /* rows: whatever n_embd is, every chunk starts at an aligned address */
+#define VOCAB_ROUND   64u  /* row stride of the logits */
+#define HEAD_DIM_UNIT 8u   /* what attention on the devices takes */
+#define HEAD_DIM_MAX  512u
+#define INIT_STD      0.02
 
 /* Bounds of one size; products of any that meet stay far below 2^63. */
 #define MAX_LAYER     4096u
@@ -192,15 +194,21 @@ static struct st_matmul last_logits(const struct gpt2 *g)
 	return mm;
 }
 
+/* Scratch of single operations: the end of a stage's, so all that follows its offset. */
+struct scratch {
+	void *p;
+	size_t bytes;
+};
+
 static void product(struct st_device *dev, struct st_matmul mm, const void *a, const void *b,
-		    void *c, const void *bias, void *work)
+		    void *c, const void *bias, struct scratch op)
 {
 	mm.a = a;
 	mm.b = b;
 	mm.c = c;
 	mm.bias = bias;
-	mm.work = work;
-	mm.work_bytes = st_matmul_work_bytes(dev, &mm);
+	mm.work = op.p;
+	mm.work_bytes = op.bytes;
 	st_matmul(dev, &mm);
 }
 
@@ -454,6 +462,11 @@ static void *at(void *base, size_t off_bytes)
 	return (char *)base + off_bytes;
 }
 
+static struct scratch scratch_at(void *work, size_t off_bytes, size_t end_bytes)
+{
+	return (struct scratch){ at(work, off_bytes), end_bytes - off_bytes };
+}
+
 static const void *const_at(const void *base, size_t off_bytes)
 {
 	return (const char *)base + off_bytes;
@@ -474,7 +487,8 @@ static void block_fwd(const struct gpt2 *g, struct st_device *dev, const struct 
 	const struct block_layout *l = &g->block;
 	size_t rows = g->rows, c = g->cfg.n_embd;
 	const void *u = a->params[0];
-	void *act = at(a->work, l->f_act), *op = at(a->work, l->f_op);
+	struct scratch op = scratch_at(a->work, l->f_op, l->f_bytes);
+	void *act = at(a->work, l->f_act);
 	float *mean = at(a->work, l->f_mean), *rstd = at(a->work, l->f_rstd);
 	void *qkv = at(a->saved, l->qkv), *att = at(a->saved, l->att);
 	void *x1 = at(a->saved, l->x1), *fc = at(a->saved, l->fc);
@@ -486,7 +500,7 @@ static void block_fwd(const struct gpt2 *g, struct st_device *dev, const struct 
 		.qkv = qkv,
 		.out = att,
 		.lse = at(a->saved, l->lse),
-		.work = op,
+		.work = op.p,
 	};
 
 	st_layernorm_fwd(dev, rows, c, a->x, param(g, u, g->at[LN1_W]), param(g, u, g->at[LN1_B]),
@@ -517,13 +531,13 @@ static void mlp_bwd(const struct gpt2 *g, struct st_device *dev, const struct st
 	const void *fc = const_at(a->saved, l->fc);
 	float *grad = a->grads[0];
 	void *wide = at(a->work, l->m_wide), *side = at(a->work, l->m_side);
-	void *op = at(a->work, l->m_op);
+	struct scratch op = scratch_at(a->work, l->m_op, l->b_bytes);
 	float *mean = at(a->work, l->m_mean), *rstd = at(a->work, l->m_rstd);
 
 	st_gelu_fwd(dev, rows * 4 * c, fc, wide);
 	product(dev, linear(g, FORM_WEIGHT, rows, 4 * c, c), wide, a->dy, grad + g->at[W_MLP], NULL,
 		op);
-	st_bias_bwd(dev, rows, c, a->dy, grad + g->at[B_MLP], op);
+	st_bias_bwd(dev, rows, c, a->dy, grad + g->at[B_MLP], op.p);
 	/* gelu's output has served: its place takes d(c_fc's output). */
 	for (size_t row = 0; row < rows; row += n) {
 		size_t narrow = row * c * g->elem_bytes;
@@ -537,11 +551,11 @@ static void mlp_bwd(const struct gpt2 *g, struct st_device *dev, const struct st
 			 side, mean, rstd);
 	product(dev, linear(g, FORM_WEIGHT, rows, c, 4 * c), side, wide, grad + g->at[W_FC], NULL,
 		op);
-	st_bias_bwd(dev, rows, 4 * c, wide, grad + g->at[B_FC], op);
+	st_bias_bwd(dev, rows, 4 * c, wide, grad + g->at[B_FC], op.p);
 	product(dev, linear(g, FORM_INPUT, rows, c, 4 * c), wide, param(g, u, g->at[W_FC]), side,
 		NULL, op);
 	st_layernorm_bwd(dev, rows, c, side, x1, param(g, u, g->at[LN2_W]), mean, rstd, a->dy,
-			 a->dx, grad + g->at[LN2_W], grad + g->at[LN2_B], op);
+			 a->dx, grad + g->at[LN2_W], grad + g->at[LN2_B], op.p);
 }
 
 /* d(x1) in dx -> dx. */
@@ -553,7 +567,8 @@ static void attention_bwd(const struct gpt2 *g, struct st_device *dev,
 	const void *u = a->params[0];
 	float *grad = a->grads[0];
 	void *att = at(a->saved, l->att), *wide = at(a->work, l->a_wide);
-	void *side = at(a->work, l->a_side), *op = at(a->work, l->a_op);
+	void *side = at(a->work, l->a_side);
+	struct scratch op = scratch_at(a->work, l->a_op, l->b_bytes);
 	float *mean = at(a->work, l->a_mean), *rstd = at(a->work, l->a_rstd);
 	struct st_attention attn = {
 		.batch = g->model.batch,
@@ -565,12 +580,12 @@ static void attention_bwd(const struct gpt2 *g, struct st_device *dev,
 		.lse = at(a->saved, l->lse),
 		.dout = side,
 		.dqkv = wide,
-		.work = op,
+		.work = op.p,
 	};
 
 	product(dev, linear(g, FORM_WEIGHT, rows, c, c), att, a->dx, grad + g->at[W_PROJ], NULL,
 		op);
-	st_bias_bwd(dev, rows, c, a->dx, grad + g->at[B_PROJ], op);
+	st_bias_bwd(dev, rows, c, a->dx, grad + g->at[B_PROJ], op.p);
 	product(dev, linear(g, FORM_INPUT, rows, c, c), a->dx, param(g, u, g->at[W_PROJ]), side,
 		NULL, op);
 	st_attention_bwd(dev, &attn);
@@ -578,11 +593,11 @@ static void attention_bwd(const struct gpt2 *g, struct st_device *dev,
 			 side, mean, rstd);
 	product(dev, linear(g, FORM_WEIGHT, rows, c, 3 * c), side, wide, grad + g->at[W_QKV], NULL,
 		op);
-	st_bias_bwd(dev, rows, 3 * c, wide, grad + g->at[B_QKV], op);
+	st_bias_bwd(dev, rows, 3 * c, wide, grad + g->at[B_QKV], op.p);
 	product(dev, linear(g, FORM_INPUT, rows, c, 3 * c), wide, param(g, u, g->at[W_QKV]), side,
 		NULL, op);
 	st_layernorm_bwd(dev, rows, c, side, a->x, param(g, u, g->at[LN1_W]), mean, rstd, a->dx,
-			 a->dx, grad + g->at[LN1_W], grad + g->at[LN1_B], op);
+			 a->dx, grad + g->at[LN1_W], grad + g->at[LN1_B], op.p);
 }
 
 /* Losses of all tokens; with scale, the gradients too. */
@@ -594,7 +609,7 @@ static void loss_chunks(const struct gpt2 *g, struct st_device *dev, const struc
 	const void *gamma = a->params[0], *beta = param(g, a->params[0], g->at_lnf_bias);
 	const void *wte = a->params[1];
 	void *h = at(a->work, l->h), *logits = at(a->work, l->logits);
-	void *op = at(a->work, l->op);
+	struct scratch op = scratch_at(a->work, l->op, scale == 0 ? l->fwd_bytes : l->bwd_bytes);
 	float *mean = at(a->work, l->mean), *rstd = at(a->work, l->rstd);
 	float *loss = at(a->work, l->loss);
 	double sum = 0;
@@ -615,7 +630,7 @@ static void loss_chunks(const struct gpt2 *g, struct st_device *dev, const struc
 		product(dev, head(g, FORM_INPUT, n), logits, wte, h, NULL, op);
 		st_layernorm_bwd(dev, n, c, h, x, gamma, mean, rstd, NULL,
 				 at(a->dx, row * c * g->elem_bytes), a->grads[0],
-				 a->grads[0] + g->at_lnf_bias, op);
+				 a->grads[0] + g->at_lnf_bias, op.p);
 	}
 	if (a->loss_sum)
 		*a->loss_sum += sum;
@@ -633,7 +648,8 @@ static void last_position(const struct gpt2 *g, struct st_device *dev,
 	memcpy(row, const_at(a->x, (g->rows - 1) * row_bytes), row_bytes);
 	st_layernorm_fwd(dev, 1, c, row, a->params[0], param(g, a->params[0], g->at_lnf_bias), h,
 			 at(a->work, l->row_mean), at(a->work, l->row_rstd));
-	product(dev, last_logits(g), h, a->params[1], logits, NULL, at(a->work, l->row_op));
+	product(dev, last_logits(g), h, a->params[1], logits, NULL,
+		scratch_at(a->work, l->row_op, l->fwd_bytes));
 	memcpy(a->logits, logits, g->cfg.vocab_size * sizeof(float));
 }
 
@@ -705,6 +721,11 @@ static int check_sizes(const struct st_gpt2_cfg *cfg, size_t batch, size_t seq)
 			STRATA_E_CONFIG,
 			"gpt2: n_embd %zu is not a multiple of n_head %zu; change one of them",
 			cfg->n_embd, cfg->n_head);
+	if (cfg->n_embd / cfg->n_head % HEAD_DIM_UNIT || cfg->n_embd / cfg->n_head > HEAD_DIM_MAX)
+		return st_fail(
+			STRATA_E_CONFIG,
+			"gpt2: n_embd / n_head is %zu; attention takes multiples of %u up to %u",
+			cfg->n_embd / cfg->n_head, HEAD_DIM_UNIT, HEAD_DIM_MAX);
 	if (seq > cfg->n_positions)
 		return st_fail(
 			STRATA_E_CONFIG,

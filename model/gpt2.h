@@ -72,7 +72,8 @@ bool st_gpt2_by_name(const char *name, struct st_gpt2_cfg *out);
  * token forward, twice that backward), so that the figures compare; bwd_flops of "loss" includes
  * its forward.
  *
- * @return 0; STRATA_E_CONFIG (n_embd not divisible by n_head, sizes 0 or absurd, dtype);
+ * @return 0; STRATA_E_CONFIG (n_embd / n_head not whole, or no multiple of 8 up to 512; sizes 0 or
+ *         absurd; dtype);
  *         STRATA_E_UNSUPPORTED (device memory not host_visible); -EINVAL (NULL); -ENOMEM
  */
 ST_MUST_CHECK int st_gpt2_create(struct st_model **out, const struct st_gpt2_cfg *cfg, size_t batch,

@@ -8,7 +8,7 @@
  * for writes to `saved` and x, and gets no parameters where it said that it needs none.
  *
  *	struct gpt2_run r;
- *	gpt2_run_open(&r, &cfg, batch, seq, ST_F32);
+ *	gpt2_run_open(&r, &cfg, batch, seq, ST_F32, 2);
  *	gpt2_run_load(&r, gpt2_golden_weights, NULL);
  *	loss = gpt2_run_step(&r, tokens, targets, 1.0f / (batch * seq)) / (batch * seq);
  *	... r.grads[unit] + tensor->first_elem ...
@@ -97,9 +97,9 @@ static inline void gpt2_run_zero_grads(struct gpt2_run *r)
 }
 
 static inline void gpt2_run_open(struct gpt2_run *r, const struct st_gpt2_cfg *cfg, size_t batch,
-				 size_t seq, enum st_dtype dtype)
+				 size_t seq, enum st_dtype dtype, unsigned threads)
 {
-	struct st_device_cfg dc = { .type = "host", .dtype = dtype, .threads = 2 };
+	struct st_device_cfg dc = { .type = "host", .dtype = dtype, .threads = threads };
 
 	memset(r, 0, sizeof(*r));
 	r->dtype = dtype;

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-CONFIG = {"n_layer": 4, "n_embd": 48, "n_head": 4, "n_positions": 24, "vocab_size": 109}
+CONFIG = {"n_layer": 4, "n_embd": 48, "n_head": 2, "n_positions": 24, "vocab_size": 109}
 BATCH, SEQ, BATCHES, STEPS = 3, 21, 4, 30
 M64 = (1 << 64) - 1
 
