@@ -796,6 +796,522 @@ START_TEST(random_programs_keep_every_invariant)
 }
 END_TEST
 
+/* ---- what must be found -----------------------------------------------------------------------
+ */
+
+/* Reservation by readiness instead of in program order: tight programs lock up, and it is told. */
+START_TEST(reservation_when_ready_deadlocks_and_is_reported)
+{
+	uint32_t n_runs = 0, n_deadlocks = 0;
+
+	for (uint32_t seed = 1; seed <= 600; seed++) {
+		struct mode mode = { .is_tight = true,
+				     .is_calm = true,
+				     .reserve_when_ready = true };
+		struct world w;
+		char text[400];
+
+		make_world(&w, seed, mode);
+		if (w.shape.is_wild) {
+			unmake_world(&w);
+			continue;
+		}
+		n_runs++;
+		drive(&w);
+		ck_assert(!w.is_hung && !w.has_strange);
+		ck_assert(w.rc >= 0 || w.rc == -EDEADLK);
+		n_deadlocks += w.rc == -EDEADLK;
+		/* One error path: all that was appended completed once, most of it as cancelled. */
+		text[0] = 0;
+		for (uint32_t k = 0; k < w.n_appended; k++)
+			check_step(&w, k, text, sizeof(text));
+		ck_assert_msg(!text[0], "seed %u: %s", seed, text);
+		ck_assert_uint_eq(st_lanes_sim_faults(w.sim, ST_SIM_CONFLICT), 0);
+		ck_assert_uint_eq(st_lanes_sim_faults(w.sim, ST_SIM_CLAIM), 0);
+		if (w.rc < 0) {
+			ck_assert_int_eq(st_executor_turn(w.x, 0), -EDEADLK);
+			ck_assert(st_executor_is_idle(w.x));
+		}
+		unmake_world(&w);
+	}
+	printf("reservation when ready: %u of %u tight programs deadlock\n", n_deadlocks, n_runs);
+	ck_assert_uint_gt(n_runs, 200);
+	ck_assert_uint_gt(n_deadlocks * 5, n_runs);
+}
+END_TEST
+
+/* Is op `to` behind `from` without the edge between them? */
+static bool is_implied(const struct st_program *p, uint32_t from, uint32_t to)
+{
+	bool *reached = calloc(p->n_ops, sizeof(*reached));
+	bool found = false;
+
+	ck_assert_ptr_nonnull(reached);
+	reached[from] = true;
+	for (uint32_t i = from + 1; i <= to && !found; i++) {
+		for (uint32_t d = 0; d < p->ops[i].n_deps; d++) {
+			uint32_t dep = p->deps[p->ops[i].first_dep + d];
+
+			reached[i] |= reached[dep] && !(i == to && dep == from);
+		}
+		found = i == to && reached[i];
+	}
+	free(reached);
+	return found;
+}
+
+static void remove_edge(struct st_program *p, uint32_t to, uint32_t d)
+{
+	struct st_op *o = &p->ops[to];
+	uint32_t from = p->deps[o->first_dep + d], last = p->succs.first[from + 1] - 1;
+
+	for (uint32_t k = d; k + 1 < o->n_deps; k++)
+		p->deps[o->first_dep + k] = p->deps[o->first_dep + k + 1];
+	o->n_deps--;
+	/* Lists are stored one behind the other, so all later ones move down. */
+	for (uint32_t k = p->succs.first[from]; k <= last; k++) {
+		if (p->succs.items[k] == to) {
+			memmove(p->succs.items + k, p->succs.items + k + 1,
+				(p->succs.first[p->n_ops] - k - 1) * sizeof(*p->succs.items));
+			break;
+		}
+	}
+	for (uint32_t i = from + 1; i <= p->n_ops; i++)
+		p->succs.first[i]--;
+}
+
+/* A random edge that nothing else implies, of the variants that run. @return false if there is none
+ */
+static bool remove_random_edge(struct world *w)
+{
+	for (unsigned tries = 0; tries < 200; tries++) {
+		struct st_program *p = w->variant[below(&w->r, w->n_variants)];
+		uint32_t to = below(&w->r, p->n_ops), d;
+		bool does_run = false;
+
+		for (uint32_t k = 0; k < w->n_steps; k++)
+			does_run |= w->step[k].p == p;
+		if (!does_run || !p->ops[to].n_deps)
+			continue;
+		d = below(&w->r, p->ops[to].n_deps);
+		if (p->ops[p->deps[p->ops[to].first_dep + d]].lane == ST_LANE_GATE ||
+		    is_implied(p, p->deps[p->ops[to].first_dep + d], to))
+			continue;
+		remove_edge(p, to, d);
+		return true;
+	}
+	return false;
+}
+
+/* The executor knows only the edges; the lanes know what memory the operations use. */
+START_TEST(a_removed_edge_is_found)
+{
+	uint32_t n_runs = 0, n_found = 0, n_verified = 0;
+
+	for (uint32_t seed = 1; seed <= 600; seed++) {
+		struct world w;
+
+		make_world(&w, seed, (struct mode){ .is_calm = true });
+		if (remove_random_edge(&w)) {
+			n_runs++;
+			for (uint32_t v = 0; v < w.n_variants; v++) {
+				if (st_program_verify(w.variant[v])) {
+					n_verified++;
+					break;
+				}
+			}
+			drive(&w);
+			ck_assert(!w.is_hung && !w.has_strange);
+			n_found += st_lanes_sim_faults(w.sim, ST_SIM_CONFLICT) ||
+				   st_lanes_sim_faults(w.sim, ST_SIM_STALE);
+		}
+		unmake_world(&w);
+	}
+	printf("one edge removed: %u of %u runs show the hazard, st_program_verify() finds %u\n",
+	       n_found, n_runs, n_verified);
+	ck_assert_uint_gt(n_runs, 500);
+	ck_assert_uint_gt(n_found * 4, n_runs);
+	ck_assert_uint_ge(n_verified, n_found);
+}
+END_TEST
+
+/* ---- run-ahead --------------------------------------------------------------------------------
+ */
+
+#define LAYERS 6u
+#define MS     ((int64_t)1000000)
+
+/* Read a layer, compute with it, update it, write it back. */
+static struct st_program *layers_program(const struct st_pool_place *places)
+{
+	struct st_program *p = NULL;
+	struct st_builder *b = NULL;
+	uint32_t gate;
+
+	ck_assert_int_eq(st_builder_create(&b, "layers", LAYERS), 0);
+	gate = st_builder_op(b, ST_OP_GATE, ST_NONE, ST_NONE, ST_NONE, ST_NONE);
+	for (uint32_t l = 0; l < LAYERS; l++) {
+		uint32_t claim = st_builder_claim(b, ST_POOL_PARAM, 4096);
+
+		st_builder_op(b, ST_OP_READ_PARAM, l, ST_NONE, ST_NONE, ST_NONE);
+		st_builder_use(b, ST_ROLE_PARAM0, claim, 0, 4096, true);
+		st_builder_touch(b, l, 0, 0, false);
+		st_builder_op(b, ST_OP_UPDATE, l, ST_NONE, ST_NONE, ST_NONE);
+		st_builder_use(b, ST_ROLE_PARAM0, claim, 0, 4096, true);
+		st_builder_after(b, gate);
+		st_builder_op(b, ST_OP_WRITE_PARAM, l, ST_NONE, ST_NONE, ST_NONE);
+		st_builder_use(b, ST_ROLE_PARAM0, claim, 0, 4096, false);
+		st_builder_touch(b, l, 0, 0, true);
+		st_builder_after(b, gate);
+	}
+	ck_assert_int_eq(st_builder_seal(b, places, &p, NULL), 0);
+	st_builder_destroy(b);
+	return p;
+}
+
+static int64_t layers_cost(void *user, const struct st_program *p, uint32_t op)
+{
+	const int64_t *cost_ns = user;
+
+	return cost_ns[p->ops[op].lane];
+}
+
+struct layers_run {
+	char ctx[16];        /* one for each step */
+	uint32_t n_computed; /* steps whose last update is done */
+};
+
+static void layers_completed(void *user, void *ctx, const struct st_program *p, uint32_t op, int rc)
+{
+	struct layers_run *run = user;
+
+	run->n_computed += p->ops[op].kind == ST_OP_UPDATE && p->ops[op].unit == LAYERS - 1;
+}
+
+/* n_programs steps; each gate opens when the step before has computed, as in training. */
+static int64_t layers_time(uint64_t pool_bytes, const int64_t *cost_ns, uint32_t n_programs,
+			   struct st_sim_stats *stats)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = pool_bytes } };
+	struct st_program *p = layers_program(places);
+	struct st_lanes_sim_cfg cfg = { .is_checked = true, .cost_ns = layers_cost };
+	struct layers_run run = { .n_computed = 0 };
+	struct st_executor_cfg xcfg = { .completed = layers_completed, .user = &run };
+	struct st_lanes_sim *sim = NULL;
+	struct st_executor *x = NULL;
+	uint32_t appended = 0;
+	int64_t now_ns;
+
+	ck_assert_uint_le(n_programs, sizeof(run.ctx));
+	memcpy(&cfg.user, &cost_ns, sizeof(cfg.user));
+	cfg.lane[ST_LANE_READ].depth = cfg.lane[ST_LANE_WRITE].depth = 4;
+	cfg.lane[ST_LANE_COMPUTE].is_fifo = true;
+	ck_assert_int_eq(st_lanes_sim_create(&sim, &cfg), 0);
+	xcfg.lanes = st_lanes_sim_lanes(sim);
+	ck_assert_int_eq(st_executor_create(&x, &xcfg), 0);
+	ck_assert_int_eq(st_executor_admit(x, p), 0);
+	while (appended < n_programs || !st_executor_is_idle(x)) {
+		while (appended < n_programs && st_executor_has_room(x)) {
+			ck_assert_int_eq(st_lanes_sim_begin(sim, p, &run.ctx[appended]), 0);
+			ck_assert_int_eq(st_executor_append(x, p, &run.ctx[appended]), 0);
+			appended++;
+		}
+		if (run.n_computed < appended)
+			st_executor_open(x, &run.ctx[run.n_computed]);
+		ck_assert_int_ge(st_executor_turn(x, -1), 0);
+	}
+	st_lanes_sim_finish(sim);
+	ck_assert_msg(!st_lanes_sim_faults(sim, ST_SIM_FAULT_N), "%s",
+		      st_lanes_sim_fault_text(sim));
+	*stats = *st_lanes_sim_stats(sim);
+	now_ns = stats->now_ns;
+	st_executor_destroy(x);
+	st_lanes_sim_destroy(sim);
+	st_program_destroy(p);
+	return now_ns;
+}
+
+/* With room, the time of all steps is that of the busiest lane; without, the sum over lanes. */
+START_TEST(reads_run_ahead_across_the_program_boundary)
+{
+	static const int64_t cost_ns[][ST_LANE_N] = {
+		{ [ST_LANE_READ] = 10 * MS, [ST_LANE_COMPUTE] = 7 * MS, [ST_LANE_WRITE] = 5 * MS },
+		{ [ST_LANE_READ] = 6 * MS, [ST_LANE_COMPUTE] = 11 * MS, [ST_LANE_WRITE] = 9 * MS },
+		{ [ST_LANE_READ] = 8 * MS, [ST_LANE_COMPUTE] = 8 * MS, [ST_LANE_WRITE] = 8 * MS },
+	};
+	const uint32_t n = 8;
+
+	for (size_t c = 0; c < ST_ARRAY_LEN(cost_ns); c++) {
+		int64_t most = 0, sum = 0, ample_ns, tight_ns;
+		struct st_sim_stats stats;
+
+		for (unsigned l = 0; l < ST_LANE_N; l++) {
+			sum += cost_ns[c][l] * LAYERS * n;
+			if (cost_ns[c][l] * LAYERS * n > most)
+				most = cost_ns[c][l] * LAYERS * n;
+		}
+		ample_ns = layers_time(2 * LAYERS * 4096, cost_ns[c], n, &stats);
+		for (unsigned l = 0; l < ST_LANE_N; l++)
+			ck_assert_int_eq(stats.cost_ns[l], cost_ns[c][l] * LAYERS * n);
+		printf("run-ahead: %lld ms with room, busiest lane %lld ms, sum %lld ms\n",
+		       (long long)(ample_ns / MS), (long long)(most / MS), (long long)(sum / MS));
+		/* One fill and one drain of the pipeline in all, not one for each program. */
+		ck_assert_int_le(ample_ns, most + 2 * (cost_ns[c][ST_LANE_READ] +
+						       cost_ns[c][ST_LANE_COMPUTE] +
+						       cost_ns[c][ST_LANE_WRITE]));
+		ck_assert_int_ge(ample_ns, most);
+		ck_assert_uint_gt(stats.pool_high[ST_POOL_PARAM], 4096);
+		tight_ns = layers_time(4096, cost_ns[c], n, &stats);
+		ck_assert_int_eq(tight_ns, sum);
+		ck_assert_uint_eq(stats.pool_high[ST_POOL_PARAM], 4096);
+	}
+}
+END_TEST
+
+/* ---- single cases ------------------------------------------------------------------------------
+ */
+
+/* Up to two programs on lanes of 1 ms an operation; everything checked. */
+struct bench {
+	struct st_lanes_sim *sim;
+	struct st_executor *x;
+	int done[64]; /* by operation of the program with ctx &ctx[1]: 1 + -rc */
+	char ctx[2];
+};
+
+static void bench_completed(void *user, void *ctx, const struct st_program *p, uint32_t op, int rc)
+{
+	struct bench *b = user;
+
+	if (ctx == &b->ctx[1])
+		b->done[op] += 1 - rc;
+}
+
+static int64_t one_ms(void *user, const struct st_program *p, uint32_t op)
+{
+	return MS;
+}
+
+static void bench_init(struct bench *b, struct st_lanes_sim_cfg cfg)
+{
+	struct st_executor_cfg x = { .completed = bench_completed, .user = b };
+
+	memset(b, 0, sizeof(*b));
+	cfg.is_checked = true;
+	cfg.cost_ns = one_ms;
+	for (unsigned l = 0; l < ST_LANE_N; l++) {
+		cfg.lane[l].depth = 4;
+		cfg.lane[l].is_fifo = true;
+	}
+	ck_assert_int_eq(st_lanes_sim_create(&b->sim, &cfg), 0);
+	x.lanes = st_lanes_sim_lanes(b->sim);
+	ck_assert_int_eq(st_executor_create(&b->x, &x), 0);
+}
+
+static void bench_append(struct bench *b, const struct st_program *p, unsigned k)
+{
+	ck_assert_int_eq(st_lanes_sim_begin(b->sim, p, &b->ctx[k]), 0);
+	ck_assert_int_eq(st_executor_append(b->x, p, &b->ctx[k]), 0);
+}
+
+static int bench_turns(struct bench *b, unsigned n)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < n && rc >= 0; i++)
+		rc = st_executor_turn(b->x, -1);
+	return rc;
+}
+
+static void bench_fini(struct bench *b)
+{
+	st_lanes_sim_finish(b->sim);
+	ck_assert_msg(!st_lanes_sim_faults(b->sim, ST_SIM_FAULT_N), "%s",
+		      st_lanes_sim_fault_text(b->sim));
+	st_executor_destroy(b->x);
+	st_lanes_sim_destroy(b->sim);
+}
+
+/* What is appended behind a cancelled program must not wait for what that will never do. */
+START_TEST(append_behind_a_cancelled_program)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = 2 * 4096 } };
+	struct st_program *p = layers_program(places);
+
+	for (unsigned turns = 0; turns < 3; turns++) {
+		struct bench b;
+
+		bench_init(&b, (struct st_lanes_sim_cfg){ 0 });
+		ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+		bench_append(&b, p, 0);
+		ck_assert_int_ge(bench_turns(&b, turns),
+				 0); /* 0: nothing in flight; 1: a read is */
+		st_executor_cancel(b.x);
+		st_lanes_sim_cancel(b.sim);
+		bench_append(&b, p, 1);
+		st_executor_open(b.x, &b.ctx[1]);
+		ck_assert_msg(bench_turns(&b, 60) >= 0, "%s", st_last_error());
+		ck_assert(st_executor_is_idle(b.x));
+		for (uint32_t i = 0; i < p->n_ops; i++)
+			ck_assert_int_eq(b.done[i], 1);
+		bench_fini(&b);
+	}
+	st_program_destroy(p);
+}
+END_TEST
+
+/* The second user of a claim has no edge to the first: it must wait for the reservation itself. */
+START_TEST(every_user_of_a_claim_waits_for_it)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = 8192 } };
+	struct st_program *p = NULL;
+	struct st_builder *sb = NULL;
+	struct bench b;
+
+	ck_assert_int_eq(st_builder_create(&sb, "halves", 0), 0);
+	for (uint32_t u = 0; u < 2; u++) { /* two buffers, one after the other in the same memory */
+		uint32_t claim = st_builder_claim(sb, ST_POOL_PARAM, 8192);
+
+		for (uint32_t half = 0; half < 2; half++) {
+			st_builder_op(sb, ST_OP_READ_PARAM, u, half, ST_NONE, ST_NONE);
+			st_builder_use(sb, ST_ROLE_PARAM0, claim, half * 4096, 4096, true);
+		}
+		st_builder_op(sb, ST_OP_FORWARD, u, ST_NONE, ST_NONE, ST_NONE);
+		st_builder_use(sb, ST_ROLE_PARAM0, claim, 0, 8192, false);
+	}
+	ck_assert_int_eq(st_builder_seal(sb, places, &p, NULL), 0);
+	st_builder_destroy(sb);
+	ck_assert_uint_eq(p->ops[1].n_deps, 0);
+	ck_assert_uint_eq(p->ops[1].n_claims_used, 1);
+	bench_init(&b, (struct st_lanes_sim_cfg){ 0 });
+	ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+	bench_append(&b, p, 1);
+	ck_assert_int_ge(bench_turns(&b, 30), 0);
+	ck_assert(st_executor_is_idle(b.x));
+	bench_fini(&b);
+	st_program_destroy(p);
+}
+END_TEST
+
+/* An operation that a submission made ready goes to its own lane in the same turn. */
+START_TEST(lanes_that_wait_are_filled_in_one_turn)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = LAYERS * 4096 } };
+	struct st_program *p = layers_program(places);
+	struct st_lanes_sim_cfg cfg = { 0 };
+	struct bench b;
+
+	cfg.lane[ST_LANE_READ].waits_on = 1u << ST_LANE_COMPUTE;
+	cfg.lane[ST_LANE_COMPUTE].waits_on =
+		UINT32_MAX; /* also the gate, which no lane ever sees */
+	cfg.lane[ST_LANE_WRITE].waits_on = 1u << ST_LANE_READ | 1u << ST_LANE_COMPUTE;
+	bench_init(&b, cfg);
+	ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+	bench_append(&b, p, 1);
+	st_executor_open(b.x, &b.ctx[1]);
+	ck_assert_int_eq(st_executor_turn(b.x, 0), 1);
+	ck_assert_uint_eq(st_lanes_sim_stats(b.sim)->n_submits, 12); /* depth 4 in three lanes */
+	ck_assert_uint_eq(st_lanes_sim_stats(b.sim)->n_early, 8);
+	ck_assert_int_ge(bench_turns(&b, 60), 0);
+	ck_assert(st_executor_is_idle(b.x));
+	bench_fini(&b);
+	st_program_destroy(p);
+}
+END_TEST
+
+/* What waits in a lane for an operation that fails comes back as cancelled, and the first rc stays.
+ */
+START_TEST(a_failure_cancels_what_waits_in_lanes)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = LAYERS * 4096 } };
+	struct st_program *p = layers_program(places);
+	struct st_lanes_sim_cfg cfg = { .fail_nth = 1, .fail_rc = -ENOSPC };
+	struct bench b;
+
+	cfg.lane[ST_LANE_COMPUTE].waits_on = 1u << ST_LANE_READ;
+	cfg.lane[ST_LANE_WRITE].waits_on = 1u << ST_LANE_COMPUTE;
+	bench_init(&b, cfg);
+	ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+	bench_append(&b, p, 1);
+	st_executor_open(b.x, &b.ctx[1]);
+	ck_assert_int_eq(bench_turns(&b, 60), -ENOSPC);
+	ck_assert_int_eq(st_executor_error(b.x)->rc, -ENOSPC);
+	ck_assert_int_eq(st_executor_append(b.x, p, &b.ctx[0]), -ENOSPC);
+	ck_assert(st_executor_is_idle(b.x));
+	ck_assert_int_eq(b.done[1], 1 + ENOSPC);
+	ck_assert_int_eq(b.done[2], 1 - STRATA_E_CANCELLED);
+	ck_assert_int_eq(b.done[3], 1 - STRATA_E_CANCELLED);
+	ck_assert_int_eq(b.done[p->n_ops - 1], 1 - STRATA_E_CANCELLED);
+	bench_fini(&b);
+	st_program_destroy(p);
+}
+END_TEST
+
+/* A program that cannot go on is told even when the one behind it only waits for its gate. */
+START_TEST(deadlock_is_told_behind_a_closed_gate)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = LAYERS * 4096 } };
+	struct st_program *p = layers_program(places);
+	struct bench b;
+
+	p->ops[4].n_claims_used++; /* a claim that never comes */
+	bench_init(&b, (struct st_lanes_sim_cfg){ 0 });
+	ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+	bench_append(&b, p, 1);
+	bench_append(&b, p, 0);
+	ck_assert_int_ge(bench_turns(&b, 20), 0); /* closed gates are no deadlock */
+	st_executor_open(b.x, &b.ctx[1]);
+	ck_assert_int_eq(bench_turns(&b, 60), -EDEADLK);
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "layers: operation 4 "));
+	for (uint32_t i = 0; i < p->n_ops; i++)
+		ck_assert_int_ne(b.done[i], 0);
+	ck_assert(st_executor_is_idle(b.x));
+	st_executor_destroy(b.x);
+	st_lanes_sim_destroy(b.sim);
+	st_program_destroy(p);
+}
+END_TEST
+
+/* After admit, append and turn take no memory. */
+START_TEST(steps_allocate_nothing)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = 3 * 4096 } };
+	struct st_program *p = layers_program(places);
+	struct st_lanes_sim_cfg cfg = { .cost_ns = one_ms };
+	struct st_executor_cfg xcfg = { 0 };
+	struct st_lanes_sim *sim = NULL;
+	struct st_executor *x = NULL;
+	unsigned long before, after;
+	char ctx[8] = { 0 };
+	int rc;
+
+	before = n_mallocs;
+	cfg.lane[ST_LANE_READ].depth = 3;
+	ck_assert_int_eq(st_lanes_sim_create(&sim, &cfg), 0);
+	xcfg.lanes = st_lanes_sim_lanes(sim);
+	ck_assert_int_eq(st_executor_create(&x, &xcfg), 0);
+	ck_assert_int_eq(st_executor_admit(x, p), 0);
+	if (HAS_MALLOC_COUNT)
+		ck_assert_uint_gt(n_mallocs, before); /* it does count */
+	for (size_t k = 0; k < sizeof(ctx); k++) {
+		ck_assert_int_eq(st_lanes_sim_begin(sim, p, &ctx[k]), 0);
+		before = n_mallocs; /* ck_assert allocates, so none until it is read again */
+		rc = st_executor_append(x, p, &ctx[k]);
+		st_executor_open(x, &ctx[k]);
+		while (rc >= 0 && (!st_executor_has_room(x) ||
+				   (k + 1 == sizeof(ctx) && !st_executor_is_idle(x))))
+			rc = st_executor_turn(x, -1);
+		after = n_mallocs;
+		ck_assert_int_ge(rc, 0);
+		ck_assert_uint_eq(after, before);
+	}
+	ck_assert(st_executor_is_idle(x));
+	st_executor_destroy(x);
+	st_lanes_sim_destroy(sim);
+	st_program_destroy(p);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("executor");
@@ -805,6 +1321,15 @@ int main(void)
 
 	tcase_set_timeout(t, 170);
 	tcase_add_test(t, random_programs_keep_every_invariant);
+	tcase_add_test(t, reservation_when_ready_deadlocks_and_is_reported);
+	tcase_add_test(t, a_removed_edge_is_found);
+	tcase_add_test(t, reads_run_ahead_across_the_program_boundary);
+	tcase_add_test(t, append_behind_a_cancelled_program);
+	tcase_add_test(t, every_user_of_a_claim_waits_for_it);
+	tcase_add_test(t, lanes_that_wait_are_filled_in_one_turn);
+	tcase_add_test(t, a_failure_cancels_what_waits_in_lanes);
+	tcase_add_test(t, deadlock_is_told_behind_a_closed_gate);
+	tcase_add_test(t, steps_allocate_nothing);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
