@@ -10,6 +10,18 @@ bool st_config_applies(const struct st_config *cfg, const struct st_key *k)
 	return !k->schedules || k->schedules & 1u << cfg->schedule.type;
 }
 
+bool st_config_is_idle(const struct st_config *cfg, size_t i)
+{
+	size_t n, up;
+	const struct st_key *keys = st_config_keys(&n), *parent;
+
+	if (!cfg->priv->node[i] || keys[i].fate != ST_KEY_NO_EFFECT)
+		return false;
+	up = (size_t)(st_key_leaf(keys[i].path) - keys[i].path);
+	parent = up ? st_key_find(keys[i].path, up - 1) : NULL;
+	return !parent || parent->fate != ST_KEY_NO_EFFECT;
+}
+
 bool st_config_is_unset(const struct st_config *cfg, const struct st_key *k)
 {
 	enum st_source source = cfg->priv->source[st_key_index(k->path)];
@@ -147,7 +159,7 @@ static void explain_json(const struct st_config *cfg, const struct st_key *keys,
 	char source[32];
 
 	for (size_t i = 0; i < n; i++) {
-		bool is_idle = keys[i].fate == ST_KEY_NO_EFFECT && cfg->priv->node[i];
+		bool is_idle = st_config_is_idle(cfg, i);
 
 		if (!is_idle && (!has_value(&keys[i]) || !st_config_applies(cfg, &keys[i])))
 			continue;
@@ -187,7 +199,7 @@ void st_config_explain(const struct st_config *cfg, FILE *f, bool as_json)
 		fputc('\n', f);
 	}
 	for (size_t i = 0; i < n; i++) {
-		if (keys[i].fate != ST_KEY_NO_EFFECT || !cfg->priv->node[i])
+		if (!st_config_is_idle(cfg, i))
 			continue;
 		source_text(cfg, i, source, sizeof(source));
 		fprintf(f, "%-10s %-46s   no effect here: %s\n", source, keys[i].path,
@@ -469,7 +481,7 @@ static void help_row(const struct st_key *k, FILE *f)
 		fprintf(f, "%s\n    old name of %s\n", k->path, k->alias_of);
 		return;
 	}
-	if (k->type == ST_KEY_OBJECT) {
+	if (k->type == ST_KEY_OBJECT && k->help) {
 		fprintf(f, "%s: %s\n", k->path, k->help);
 		return;
 	}

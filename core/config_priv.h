@@ -59,6 +59,9 @@ void st_config_print_value(const struct st_config *cfg, const struct st_key *k, 
 /** st_config_is_unset() - a row whose value is "nothing given, nothing decided". */
 bool st_config_is_unset(const struct st_config *cfg, const struct st_key *k);
 
+/** st_config_is_idle() - row i was given and has no effect; a section speaks for what is in it. */
+bool st_config_is_idle(const struct st_config *cfg, size_t i);
+
 /** st_config_applies() - false for parameters of another schedule. */
 bool st_config_applies(const struct st_config *cfg, const struct st_key *k);
 

@@ -115,6 +115,14 @@ static bool same_paths(const struct st_strings *a, const struct st_strings *b)
 	return true;
 }
 
+static int note_idle_path(struct st_config *cfg, const char *path, enum st_offload device)
+{
+	if (device == ST_OFFLOAD_NVME || !is_given(cfg, path))
+		return 0;
+	return st_config_note(cfg, "%s: no effect, the device is %s", path,
+			      device == ST_OFFLOAD_CPU ? "cpu" : "none");
+}
+
 /* One store holds all that is on NVMe, so both sections must agree on its directories; one of
  * them may leave them to the other. */
 static int resolve_paths(struct st_config *cfg)
@@ -162,6 +170,8 @@ static int resolve_paths(struct st_config *cfg)
 
 static int resolve_zero(struct st_config *cfg)
 {
+	int rc;
+
 	if (cfg->offload_param != ST_OFFLOAD_NONE && cfg->zero_stage != 3)
 		return st_key_fail(cfg, ZO "offload_param.device",
 				   "offloading parameters needs \"stage\": 3, not %ju",
@@ -178,7 +188,10 @@ static int resolve_zero(struct st_config *cfg)
 			cfg, "aio.block_size",
 			"%zu is no multiple of 4096; direct I/O needs one: set it to %zu",
 			cfg->aio.block_bytes, (cfg->aio.block_bytes / 4096 + 1) * 4096);
-	return resolve_paths(cfg);
+	rc = note_idle_path(cfg, ZO "offload_param.nvme_path", cfg->offload_param);
+	if (!rc)
+		rc = note_idle_path(cfg, ZO "offload_optimizer.nvme_path", cfg->offload_optimizer);
+	return rc ? rc : resolve_paths(cfg);
 }
 
 /* ---- optimizer and schedule --------------------------------------------------------------- */
@@ -363,32 +376,24 @@ static void resolve_precision(struct st_config *cfg)
 
 /* ---- notes -------------------------------------------------------------------------------- */
 
-/* Is row i given, without effect? A section whose rows say it themselves is left to them. */
-static bool has_no_effect(const struct st_config *cfg, size_t i)
-{
-	size_t n;
-	const struct st_key *k = &st_config_keys(&n)[i];
-
-	return cfg->priv->node[i] && k->fate == ST_KEY_NO_EFFECT;
-}
-
 static int note_no_effect(struct st_config *cfg, size_t first, const struct st_key *keys, size_t n)
 {
 	char *text = NULL;
 	size_t bytes = 0;
+	int has_failed, rc;
 	FILE *f;
-	int rc;
 
 	for (size_t i = 0; i < first; i++) /* reported with an earlier row of the same reason */
-		if (has_no_effect(cfg, i) && !strcmp(keys[i].reason, keys[first].reason))
+		if (st_config_is_idle(cfg, i) && !strcmp(keys[i].reason, keys[first].reason))
 			return 0;
 	f = open_memstream(&text, &bytes);
 	if (!f)
 		return -ENOMEM;
 	for (size_t i = first; i < n; i++)
-		if (has_no_effect(cfg, i) && !strcmp(keys[i].reason, keys[first].reason))
+		if (st_config_is_idle(cfg, i) && !strcmp(keys[i].reason, keys[first].reason))
 			fprintf(f, "%s%s", i == first ? "" : ", ", keys[i].path);
-	if (fclose(f)) {
+	has_failed = ferror(f); /* fclose() alone forgets it */
+	if (fclose(f) || has_failed) {
 		free(text);
 		return -ENOMEM;
 	}
@@ -402,7 +407,7 @@ static int note_auto(struct st_config *cfg, const struct st_key *k)
 	char *text = NULL;
 	size_t bytes = 0;
 	FILE *f = open_memstream(&text, &bytes);
-	int rc;
+	int has_failed, rc;
 
 	if (!f)
 		return -ENOMEM;
@@ -410,7 +415,8 @@ static int note_auto(struct st_config *cfg, const struct st_key *k)
 		fprintf(f, "%s", k->auto_text ? k->auto_text : "not set");
 	else
 		st_config_print_value(cfg, k, f);
-	if (fclose(f)) {
+	has_failed = ferror(f); /* fclose() alone forgets it */
+	if (fclose(f) || has_failed) {
 		free(text);
 		return -ENOMEM;
 	}
@@ -427,10 +433,13 @@ static int note_keys(struct st_config *cfg)
 	for (size_t i = 0; i < n; i++) {
 		int rc = 0;
 
-		if (has_no_effect(cfg, i))
+		if (st_config_is_idle(cfg, i))
 			rc = note_no_effect(cfg, i, keys, n);
 		else if (keys[i].fate == ST_KEY_HONOURED && cfg->priv->source[i] == ST_FROM_AUTO)
 			rc = note_auto(cfg, &keys[i]);
+		else if (keys[i].fate == ST_KEY_REFUSED && cfg->priv->source[i] == ST_FROM_AUTO)
+			rc = st_config_note(cfg, "\"auto\": %s = %s", keys[i].path,
+					    keys[i].def ? keys[i].def : "null");
 		if (rc)
 			return rc;
 	}
