@@ -11,6 +11,19 @@
 #define SEEDS STRATA_SOURCE_DIR "/tests/corpus/data"
 
 static char dir[64];
+static unsigned fds_before;
+
+static unsigned count_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	ck_assert_ptr_nonnull(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
 
 static const char *at(const char *name)
 {
@@ -51,6 +64,7 @@ static void setup(void)
 {
 	snprintf(dir, sizeof(dir), "/tmp/test-data-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
+	fds_before = count_fds();
 }
 
 static void teardown(void)
@@ -63,6 +77,7 @@ static void teardown(void)
 			ck_assert_int_eq(unlinkat(dirfd(d), e->d_name, 0), 0);
 	closedir(d);
 	ck_assert_int_eq(rmdir(dir), 0);
+	ck_assert_uint_eq(count_fds(), fds_before);
 }
 
 static struct st_data_cfg cfg_of(const char *train, const char *format, size_t seq, size_t vocab)

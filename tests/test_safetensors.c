@@ -22,6 +22,7 @@
 #define SEEDS STRATA_SOURCE_DIR "/tests/corpus/safetensors"
 
 static char dir[64];
+static unsigned fds_before;
 
 static const char *at(const char *name)
 {
@@ -84,11 +85,13 @@ static void setup(void)
 {
 	snprintf(dir, sizeof(dir), "/tmp/test-st-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
+	fds_before = count_files("/proc/self/fd");
 }
 
 static void teardown(void)
 {
 	remove_dir(dir);
+	ck_assert_uint_eq(count_files("/proc/self/fd"), fds_before);
 }
 
 /* Opening must fail with rc and one line that holds the file's name and `part`. */
@@ -888,9 +891,11 @@ END_TEST
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *p, size_t bytes);
+void __libc_free(void *p);
 
 static long allocs_left = -1; /* < 0: never fails; 0: every one from here fails */
 static unsigned long allocs_failed;
+static long allocs_live;
 
 static bool alloc_fails(void)
 {
@@ -905,19 +910,33 @@ static bool alloc_fails(void)
 	return true;
 }
 
+static void *counted(void *p)
+{
+	allocs_live += p != NULL;
+	return p;
+}
+
 SEEN_BY_LIBRARIES void *malloc(size_t bytes)
 {
-	return alloc_fails() ? NULL : __libc_malloc(bytes);
+	return alloc_fails() ? NULL : counted(__libc_malloc(bytes));
 }
 
 SEEN_BY_LIBRARIES void *calloc(size_t n, size_t bytes)
 {
-	return alloc_fails() ? NULL : __libc_calloc(n, bytes);
+	return alloc_fails() ? NULL : counted(__libc_calloc(n, bytes));
 }
 
 SEEN_BY_LIBRARIES void *realloc(void *p, size_t bytes)
 {
-	return alloc_fails() ? NULL : __libc_realloc(p, bytes);
+	if (alloc_fails())
+		return NULL;
+	return p ? __libc_realloc(p, bytes) : counted(__libc_realloc(p, bytes));
+}
+
+SEEN_BY_LIBRARIES void free(void *p)
+{
+	allocs_live -= p != NULL;
+	__libc_free(p);
 }
 
 static int open_and_close(void)
@@ -946,7 +965,7 @@ static int config_there_and_back(void)
 	return rc ? rc : st_hf_config_read(dir, &c);
 }
 
-/* From the n-th on all fail, for every n until it passes: -ENOMEM each time, never a crash. */
+/* From the n-th on all fail, for every n until it passes: -ENOMEM each time, no crash, no leak. */
 START_TEST(failed_allocations_are_reported)
 {
 	int (*const doing[])(void) = { open_and_close, create_and_abort, config_there_and_back };
@@ -959,10 +978,13 @@ START_TEST(failed_allocations_are_reported)
 
 		for (; rc < 0 && n < 5000; n++) {
 			unsigned long before = allocs_failed;
+			long live = allocs_live;
 
 			allocs_left = n;
 			rc = doing[k]();
 			allocs_left = -1;
+			ck_assert_msg(allocs_live == live, "allocation %ld: %ld leaked", n,
+				      allocs_live - live);
 			if (rc == 0)
 				continue;
 			ck_assert_uint_gt(allocs_failed, before);
