@@ -2,8 +2,9 @@
 /*
  * aio/aio.c - the queue: cuts requests into kernel I/Os, resumes, retries, counts.
  *
- * A request is in one of three places: the feed list (some of its pieces are not handed over yet;
- * only the first of the list has any piece out), nowhere (all pieces out), the done list.
+ * A request is in one of three places: its direction's feed list (some of its pieces are not handed
+ * over yet; only the first of the list has any piece out), nowhere (all pieces out), the done list.
+ * The direction with fewer kernel I/Os out is fed first, so that long writes do not hold up reads.
  */
 #include "aio/aio.h"
 
@@ -55,9 +56,10 @@ struct st_aio_queue {
 	int wake_fd;
 	atomic_bool is_woken; /* the truth about a wake-up; the eventfd only ends a wait */
 	struct piece *pieces, *free_pieces, *again; /* again: to be handed over once more */
-	struct req_list feed, done;
-	unsigned n_requests; /* accepted and not yet returned by reap */
-	unsigned n_pieces;   /* with the backend */
+	struct req_list feed[2], done;              /* feed: reads; writes and flushes */
+	unsigned n_out[2];                          /* pieces taken, by direction */
+	unsigned n_requests;                        /* accepted and not yet returned by reap */
+	unsigned n_pieces;                          /* with the backend */
 	struct st_aio_stats stats;
 	unsigned reads_out, writes_out;
 	int64_t read_since_ns, write_since_ns;
@@ -73,6 +75,11 @@ static const struct st_aio_ops *const backends[] = {
 static struct track *track_of(struct st_aio_req *r)
 {
 	return (struct track *)r->priv;
+}
+
+static int direction(const struct st_aio_req *r)
+{
+	return r->op != ST_AIO_READ;
 }
 
 static void list_push(struct req_list *l, struct st_aio_req *r)
@@ -249,8 +256,8 @@ static void fail_request(struct st_aio_queue *q, struct st_aio_req *r, int rc)
 		r->result = rc;
 	}
 	if (!track_of(r)->is_fed) {
-		ST_ASSERT(q->feed.head == r);
-		list_pop(&q->feed);
+		ST_ASSERT(q->feed[direction(r)].head == r);
+		list_pop(&q->feed[direction(r)]);
 		track_of(r)->is_fed = true;
 	}
 }
@@ -328,6 +335,7 @@ static void piece_done(struct st_aio_queue *q, struct piece *p)
 	if (rc)
 		fail_request(q, r, rc);
 	track_of(r)->n_pieces--;
+	q->n_out[direction(r)]--;
 	p->next = q->free_pieces;
 	q->free_pieces = p;
 	complete_if_over(q, r);
@@ -365,6 +373,13 @@ static size_t next_piece(struct st_aio_queue *q, struct piece *p, struct st_aio_
 	return p->io.len_bytes;
 }
 
+static struct st_aio_req *next_to_feed(const struct st_aio_queue *q)
+{
+	int d = q->n_out[1] < q->n_out[0];
+
+	return q->feed[d].head ? q->feed[d].head : q->feed[!d].head;
+}
+
 /* Hand over what can be: first what must go again, then new pieces in order of submission. */
 static void feed(struct st_aio_queue *q)
 {
@@ -383,7 +398,7 @@ static void feed(struct st_aio_queue *q)
 			piece_done(q, p);
 		}
 	}
-	while ((r = q->feed.head) && (p = q->free_pieces)) {
+	while ((r = next_to_feed(q)) && (p = q->free_pieces)) {
 		struct track *t = track_of(r);
 		size_t len_bytes = next_piece(q, p, r);
 
@@ -397,9 +412,10 @@ static void feed(struct st_aio_queue *q)
 		}
 		q->free_pieces = p->next;
 		t->n_pieces++;
+		q->n_out[direction(r)]++;
 		t->fed_bytes += len_bytes; /* the piece itself is the backend's now */
 		if (t->fed_bytes == r->len_bytes) {
-			list_pop(&q->feed);
+			list_pop(&q->feed[direction(r)]);
 			t->is_fed = true;
 		}
 	}
@@ -453,7 +469,7 @@ int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req)
 	req->done_ns = 0;
 	q->n_requests++;
 	note_start(q, req);
-	list_push(&q->feed, req);
+	list_push(&q->feed[direction(req)], req);
 	feed(q);
 	return 0;
 }

@@ -18,7 +18,8 @@
  *
  * depth bounds both the requests between submit and reap and the kernel I/Os in flight. A request
  * longer than block_bytes feeds its pieces in order as kernel I/Os come free, so a request of
- * gigabytes needs one place only. Nothing is allocated between open and close.
+ * gigabytes needs one place only. Requests of one direction start in the order of submission; reads
+ * and writes share the kernel I/Os evenly. Nothing is allocated between open and close.
  */
 #ifndef AIO_AIO_H
 #define AIO_AIO_H

@@ -227,7 +227,8 @@ static int check_space(const struct st_store *s)
 			if (!fstat(s->files[k].parent_fd, &other) && other.st_dev == st.st_dev)
 				need += s->files[k].file_bytes;
 		have = (uint64_t)vfs.f_bavail * vfs.f_frsize;
-		if (need > have)
+		/* A file system in memory may know no limit and say 0 of 0. */
+		if (vfs.f_blocks && need > have)
 			return no_space(&s->files[p], need, have);
 	}
 	return 0;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -504,6 +505,79 @@ START_TEST(denied_io_uring_falls_back)
 }
 END_TEST
 
+/* A read behind many long writes gets its share of the kernel I/Os. */
+START_TEST(long_writes_do_not_hold_up_reads)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_req w[4], r, *done;
+	struct st_aio_queue *q;
+	int before = 0;
+
+	cfg.backend = real_backends[_i];
+	cfg.depth = 8;
+	cfg.block_bytes = 256 * KIB;
+	q = open_queue(&cfg);
+	write_read(q, MIB, 0, 12);
+	for (int i = 0; i < 4; i++) {
+		w[i] = io(ST_AIO_WRITE, buf, 16 * MIB, (uint64_t)i * 16 * MIB);
+		ck_assert_int_eq(st_aio_submit(q, &w[i]), 0);
+	}
+	r = io(ST_AIO_READ, copy, 4 * KIB, 64 * MIB - 4 * KIB);
+	ck_assert_int_eq(ftruncate(buffered_fd, 64 * (off_t)MIB), 0);
+	ck_assert_int_eq(st_aio_submit(q, &r), 0);
+	do {
+		ck_assert_int_eq(st_aio_reap(q, &done, 1, -1), 1);
+		ck_assert_int_ge(done->result, 0);
+		before += done != &r;
+	} while (done != &r);
+	ck_assert_int_le(before, 2);
+	st_aio_close(q);
+}
+END_TEST
+
+/* Root passes every limit of locked memory, so another user tries. */
+static void small_memlock_child(void)
+{
+	const struct rlimit none = { 65536, 65536 };
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_queue *q = NULL;
+	struct st_aio_req r;
+
+	lines = 0;
+	st_log_set(count_line, NULL, ST_LOG_DEBUG);
+	NEED(getuid() != 0 || setuid(65534) == 0, 77);
+	NEED(setrlimit(RLIMIT_MEMLOCK, &none) == 0, 77);
+	cfg.backend = "io_uring";
+	NEED(st_aio_open(&q, &cfg) == 0, 77);
+	NEED(st_aio_register(q, buf, 64 * MIB) == 0, 2);
+	NEED(st_aio_register(q, copy, 64 * MIB) == 0, 3);
+	NEED(lines == 1 && strstr(last_line, "ulimit -l"), 4);
+	fill(buf, 4 * MIB, 8);
+	r = io(ST_AIO_WRITE, buf, 4 * MIB, 0);
+	NEED(st_aio_run(q, &r, 1) == 0, 5);
+	r = io(ST_AIO_READ, copy, 4 * MIB, 0);
+	NEED(st_aio_run(q, &r, 1) == 0 && !memcmp(buf, copy, 4 * MIB), 6);
+	st_aio_close(q);
+	_exit(0);
+}
+
+START_TEST(a_small_memlock_limit_is_no_failure)
+{
+	int status;
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0)
+		small_memlock_child();
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		fprintf(stderr, "skipped: no other user, or no io_uring for one\n");
+	else
+		ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
 /* Where io_uring does not work at all, only the thread pool's cases are run. */
 static bool has_uring(void)
 {
@@ -539,6 +613,8 @@ int main(void)
 	tcase_add_loop_test(t, waits_end_by_wake_and_by_time, 0, 4);
 	tcase_add_loop_test(t, close_waits_for_what_is_in_flight, 0, 4);
 	tcase_add_test(t, null_moves_nothing);
+	tcase_add_loop_test(t, long_writes_do_not_hold_up_reads, 0, 2);
+	tcase_add_test(t, a_small_memlock_limit_is_no_failure);
 	tcase_add_loop_test(t, denied_io_uring_falls_back, 0, 3);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -663,6 +664,93 @@ START_TEST(no_space_is_said_before_and_leaves_nothing)
 }
 END_TEST
 
+static char warning[1024];
+
+static void keep_warning(void *user, enum st_log_level level, const char *line)
+{
+	(void)user;
+	(void)level;
+	snprintf(warning, sizeof(warning), "%s", line);
+}
+
+/* ramfs has neither O_DIRECT nor preallocation nor a size. */
+START_TEST(a_poor_file_system_is_used_buffered)
+{
+	struct st_store_cfg cfg = make_cfg(1);
+	struct st_store *s = NULL;
+
+	snprintf(mount_point, sizeof(mount_point), "%s/poor", base);
+	ck_assert_int_eq(mkdir(mount_point, 0755), 0);
+	if (mount("none", mount_point, "ramfs", 0, NULL)) {
+		fprintf(stderr, "skipped: no ramfs can be mounted here: %s\n", strerror(errno));
+		mount_point[0] = '\0';
+		return;
+	}
+	st_log_set(keep_warning, NULL, ST_LOG_WARN);
+	paths[0] = mount_point;
+	ck_assert_msg(st_store_create(&s, &cfg, json, sizeof(json)) == 0, "%s", st_last_error());
+	st_log_set(NULL, NULL, ST_LOG_WARN);
+	ck_assert_int_eq(fcntl(s->files[0].fd, F_GETFL) & O_DIRECT, 0);
+	ck_assert_ptr_nonnull(strstr(warning, "buffered I/O is used"));
+	write_all(s, 1);
+	commit(s, 1);
+	st_store_close(s, false);
+	s = reopen();
+	expect_all(s, 1);
+	st_store_close(s, true);
+}
+END_TEST
+
+/* Commits for ever, telling each through the pipe. */
+static void commit_until_killed(int out)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_store *s = reopen();
+	unsigned v = (unsigned)st_store_generation(s);
+
+	ck_assert_int_eq(st_aio_open(&q, &cfg), 0); /* the parent's ring is not ours */
+	for (;;) {
+		write_all(s, ++v);
+		commit(s, v);
+		ck_assert_int_eq(write(out, &v, sizeof(v)), sizeof(v));
+	}
+}
+
+/* A real kill at a random time: the last step told, or the one after it. */
+START_TEST(a_killed_process_loses_no_committed_step)
+{
+	struct st_store *s = create(2, NULL);
+	unsigned told = 1, v;
+
+	write_all(s, 1);
+	commit(s, 1);
+	for (int i = 0; i < 6; i++) {
+		int tube[2], status;
+		pid_t pid;
+
+		st_store_close(s, false);
+		ck_assert_int_eq(pipe(tube), 0);
+		pid = fork();
+		ck_assert_int_ge(pid, 0);
+		if (pid == 0)
+			commit_until_killed(tube[1]);
+		close(tube[1]);
+		ck_assert_int_eq(read(tube[0], &told, sizeof(told)), sizeof(told));
+		usleep(7000u * (unsigned)i + 500);
+		ck_assert_int_eq(kill(pid, SIGKILL), 0);
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		while (read(tube[0], &v, sizeof(v)) == sizeof(v))
+			told = v;
+		close(tube[0]);
+		s = reopen();
+		v = (unsigned)st_store_generation(s);
+		ck_assert(v == told || v == told + 1);
+		expect_all(s, v);
+	}
+	st_store_close(s, true);
+}
+END_TEST
+
 START_TEST(reclaim_takes_only_rootless_unlocked_directories)
 {
 	struct st_store *s = create(1, NULL), *busy = NULL;
@@ -822,6 +910,8 @@ int main(void)
 	tcase_add_test(t, bad_paths_say_what_to_do);
 	tcase_add_test(t, everything_is_private);
 	tcase_add_test(t, no_space_is_said_before_and_leaves_nothing);
+	tcase_add_test(t, a_poor_file_system_is_used_buffered);
+	tcase_add_test(t, a_killed_process_loses_no_committed_step);
 	tcase_add_test(t, reclaim_takes_only_rootless_unlocked_directories);
 	tcase_add_test(t, misuse_is_refused);
 	tcase_add_test(t, a_failed_commit_keeps_the_last_one);
