@@ -122,8 +122,10 @@ void st_builder_after(struct st_builder *b, uint32_t op)
 {
 	uint32_t *dep = vec_add(b, &b->deps, sizeof(*dep));
 
-	if (dep)
-		*dep = op;
+	if (!dep)
+		return;
+	ST_ASSERT(op + 1 < b->ops.n);
+	*dep = op;
 }
 
 /* Orders the latest operation behind what it conflicts with. @return number of edges added */
@@ -169,7 +171,8 @@ uint32_t st_builder_claim(struct st_builder *b, enum st_pool pool, uint64_t byte
 		return 0;
 	c->pool = (uint8_t)pool;
 	c->first_op = ST_NONE;
-	c->bytes = (bytes + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
+	/* An empty claim takes room too: a range of no length has no place in the order of ranges. */
+	c->bytes = ((bytes ? bytes : 1) + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
 	return b->claims.n - 1;
 }
 
@@ -534,13 +537,15 @@ static int build_pools(struct st_program *p)
 	return rc;
 }
 
-static void take_vec(struct vec *v, void *out_ptr)
+/* The table is never NULL, so that nobody need ask before a search. @return false: no memory */
+static bool take_vec(struct vec *v, void *out_ptr)
 {
 	void *data = v->data ? v->data : calloc(1, 64);
 
 	memcpy(out_ptr, &data, sizeof(data));
 	v->data = NULL;
 	v->n = v->cap = 0;
+	return data != NULL;
 }
 
 static int place_all(struct st_program *p, const struct st_pool_place *places, enum st_pool *failed_pool)
@@ -585,12 +590,12 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, st
 	p->n_claims = b->claims.n;
 	p->n_touches = b->touches.n;
 	p->n_resources = b->n_resources;
-	take_vec(&b->ops, &p->ops);
-	take_vec(&b->uses, &p->uses);
-	take_vec(&b->deps, &p->deps);
-	take_vec(&b->imports, &p->imports);
-	take_vec(&b->claims, &p->claims);
-	take_vec(&b->touches, &p->touch_list);
+	if (!take_vec(&b->ops, &p->ops) || !take_vec(&b->uses, &p->uses) ||
+	    !take_vec(&b->deps, &p->deps) || !take_vec(&b->imports, &p->imports) ||
+	    !take_vec(&b->claims, &p->claims) || !take_vec(&b->touches, &p->touch_list)) {
+		rc = -ENOMEM;
+		goto fail;
+	}
 	if ((rc = invert(&p->succs, p, p->n_ops, false)) ||
 	    (rc = invert(&p->importers, p, p->n_resources, true)) || (rc = build_touches(p)) ||
 	    (rc = build_claim_users(p, n_uses)) || (rc = build_pools(p)))

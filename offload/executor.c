@@ -243,6 +243,8 @@ int st_executor_append(struct st_executor *x, const struct st_program *p, void *
 		  p->n_resources < x->max_resources);
 	if (x->error.rc)
 		return st_error_raise(&x->error);
+	if (!p->n_ops)
+		return 0;	/* nothing to do, so it is done */
 	if (!prev->is_live) {
 		in = prev;
 		prev = NULL;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- shadow: which version lies where ------------------------------------------------------- */
+/* ---- shadow: which version lies where ---------------------------------------------------- */
 
 /*
  * A version names who made it: the operation of a program, or the claim whose memory nobody has
@@ -144,7 +144,7 @@ static void shadow_fini(struct shadow *sh)
 	free(sh->maps);
 }
 
-/* ---- the simulation's own records ----------------------------------------------------------- */
+/* ---- the simulation's own records -------------------------------------------------------- */
 
 enum op_state { OP_NONE, OP_TAKEN, OP_DONE, OP_FAILED };
 enum claim_state { CLAIM_NONE, CLAIM_LIVE, CLAIM_ENDED };
@@ -231,7 +231,7 @@ static double random_unit(struct st_lanes_sim *s)
 	return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
-/* ---- creation ------------------------------------------------------------------------------- */
+/* ---- creation ---------------------------------------------------------------------------- */
 
 static const struct st_lanes_ops sim_ops;
 
@@ -315,7 +315,7 @@ void st_lanes_sim_destroy(struct st_lanes_sim *s)
 	free(s);
 }
 
-/* ---- serial execution: what every access must meet ------------------------------------------- */
+/* ---- serial execution: what every access must meet --------------------------------------- */
 
 static bool is_served(const struct st_program *p, uint32_t op)
 {
@@ -411,7 +411,7 @@ static int expect_serial(struct st_lanes_sim *s, struct instance *in)
 	return rc;
 }
 
-/* ---- programs ------------------------------------------------------------------------------- */
+/* ---- programs ---------------------------------------------------------------------------- */
 
 static struct instance *instance_create(const struct st_program *p, const void *ctx)
 {
@@ -543,8 +543,7 @@ void st_lanes_sim_cancel(struct st_lanes_sim *s)
 	s->expect = without;
 }
 
-/* ---- checks of a running operation ------------------------------------------------------------
- */
+/* ---- checks of a running operation ------------------------------------------------------- */
 
 static bool ranges_meet(uint64_t a_lo, uint64_t a_hi, uint64_t b_lo, uint64_t b_hi)
 {
@@ -691,7 +690,7 @@ static void end_claims(struct st_lanes_sim *s, struct instance *in, uint32_t op)
 	}
 }
 
-/* ---- the clock ------------------------------------------------------------------------------ */
+/* ---- the clock --------------------------------------------------------------------------- */
 
 /* What an operation takes of its lane for itself; in *latency_ns what it waits beside that. */
 static int64_t cost_of(struct st_lanes_sim *s, const struct job *j, int64_t *latency_ns)
@@ -820,7 +819,7 @@ static void end_job(struct st_lanes_sim *s, struct job *j)
 		drop_claims(s, in);
 }
 
-/* ---- struct st_lanes_ops -------------------------------------------------------------------- */
+/* ---- struct st_lanes_ops ----------------------------------------------------------------- */
 
 static uint32_t sim_waits_on(void *priv, enum st_lane lane)
 {
@@ -946,7 +945,7 @@ static const struct st_lanes_ops sim_ops = {
 	.wait = sim_wait,
 };
 
-/* ---- the end -------------------------------------------------------------------------------- */
+/* ---- the end ----------------------------------------------------------------------------- */
 
 /* Memory that claims left differs when look-ahead was cancelled, and nobody reads it. */
 static bool is_lost(uint64_t expect, uint64_t actual)

@@ -194,7 +194,8 @@ void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint
 void st_builder_after(struct st_builder *b, uint32_t op);
 
 /**
- * st_builder_seal() - choose addresses, build the tables, verify.
+ * st_builder_seal() - choose addresses, build the tables. What was emitted is used up, also when it
+ * fails: build again to place again. (st_program_verify() checks the result, apart from this.)
  * Each claim gets, among the ranges that are free in serial order, the one whose last use lies
  * furthest back, so that reservations can run ahead of execution as far as the pool allows.
  * @param places  in [ST_POOL_N]; NULL: do not place, only measure pool_peak
@@ -208,9 +209,10 @@ void st_program_destroy(struct st_program *p);
 
 /**
  * st_program_verify() - check a sealed program without trusting the builder: edges point back;
- * live claims of a pool do not overlap in serial order and lie inside it; any two operations whose
- * uses conflict in memory are ordered by a path, or by the end of a claim.
- * @return 0; -EPROTO with the pair that is wrong
+ * live claims of a pool do not overlap in serial order and lie inside it, and their uses inside
+ * them; any two operations whose uses conflict in memory are ordered by a path, or by the end of a
+ * claim; any two that conflict on a resource by a path, and the first to touch one imports it.
+ * @return 0; -EPROTO with the pair that is wrong; -ENOMEM
  */
 ST_MUST_CHECK int st_program_verify(const struct st_program *p);
 
