@@ -15,15 +15,19 @@
 
 #include "gpu/device_ops.h"
 
-/* Where one cut of a product's summed dimension comes from and goes to. */
+#define ST_GEMM_K_CUT  256u /* summed in registers at a time: this depth of B stays in L1 */
+#define ST_GEMM_M_TILE 96u  /* macro-tile: its part of A stays in L2; a multiple of every mr */
+#define ST_GEMM_N_TILE 256u /* a multiple of every nr */
+
+/* A macro-tile of C, over one chunk of the summed dimension. */
 struct st_gemm_tile {
-	size_t rows, cols; /* of this macro-tile of C; rows and cols of C beyond are untouched */
-	size_t kc;         /* summed here */
+	size_t rows, cols; /* <= M_TILE, N_TILE; what lies beyond in C is untouched */
+	size_t kc;         /* depth of this chunk */
 	const float *a;    /* packed panels [ceil(rows / mr)][kc][mr] */
 	const float *b;    /* packed panels [ceil(cols / nr)][kc][nr] */
-	float *part;       /* [>= rows, ld_part] fp32 sums over earlier cuts; NULL: only one cut */
+	float *part;       /* [rows, ld_part] fp32 sums over earlier chunks; NULL: only one chunk */
 	size_t ld_part;    /* multiple of nr */
-	bool is_first, is_last; /* of the cuts: part is set / C is written */
+	bool is_first, is_last; /* of the chunks: part is set / C is written */
 	void *c;
 	size_t ldc;
 	bool c_bf16, accumulate, bias_bf16;
@@ -47,8 +51,9 @@ struct st_host_kernels {
 	const char *isa;
 	size_t mr, nr; /* register tile of a product */
 
-	/* A is [rows <= mr, kc] from element (0,0) at a: panel dst [kc][mr], missing rows are 0.
-	 * trans: stored [kc, rows]. B is [kc, cols <= nr]: panel dst [kc][nr]. */
+	/* A is [rows, kc] from element (0,0) at a: panels dst [ceil(rows / mr)][kc][mr], missing
+	 * rows 0; trans: stored [kc, rows]. B is [kc, cols]: panels dst [ceil(cols / nr)][kc][nr].
+	 */
 	void (*pack_a[2])(const void *a, size_t lda, bool trans, size_t rows, size_t kc,
 			  float *dst);
 	void (*pack_b[2])(const void *b, size_t ldb, bool trans, size_t cols, size_t kc,

@@ -21,6 +21,17 @@
 #define NR   (2 * VL)
 #define TILE 64 /* rows and columns of an attention tile */
 
+/* The block for i = 0, VL, .. below n: whole vectors in one loop, where the tests for a tail in
+ * vf_get() and vf_put() fold away, then the tail. */
+#define EACH_VECTOR(i, n, ...)                                                                     \
+	do {                                                                                       \
+		size_t i = 0;                                                                      \
+		for (; i + VL <= (n); i += VL)                                                     \
+			__VA_ARGS__                                                                \
+		if (i < (n))                                                                       \
+			__VA_ARGS__                                                                \
+	} while (0)
+
 /* Two instances of body(bool bf16, ...). */
 #define INSTANCES(name, params, ...)                                                               \
 	static void name##_f32 params                                                              \
@@ -48,6 +59,11 @@ ST_INLINE void *at_mut(void *p, size_t i, bool bf16)
 	return (char *)p + i * (bf16 ? 2 : 4);
 }
 
+ST_INLINE size_t round_up(size_t x, size_t to)
+{
+	return (x + to - 1) / to * to;
+}
+
 /* gelu(x) = x s, s = 1 / (1 + e), e = exp(-2u), u = x (c + c 0.044715 x^2), c = sqrt(2 / pi) */
 #define GELU_C  0.79788456080286536f
 #define GELU_C3 (0.79788456080286536f * 0.044715f)
@@ -61,38 +77,39 @@ ST_INLINE vf gelu_e(vf x)
 
 ST_INLINE void gelu_fwd(bool bf16, size_t n, const void *x, void *y)
 {
-	for (size_t i = 0; i < n; i += VL) {
+	EACH_VECTOR(i, n, {
 		vf v = vf_get(x, i, n, bf16);
 
 		vf_put(y, i, n, bf16, v / (vf_set1(1.0f) + gelu_e(v)));
-	}
+	});
 }
 INSTANCES(gelu_fwd, (size_t n, const void *x, void *y), n, x, y)
 
 ST_INLINE void gelu_bwd(bool bf16, size_t n, const void *x, const void *dy, void *dx)
 {
-	for (size_t i = 0; i < n; i += VL) {
+	EACH_VECTOR(i, n, {
 		vf v = vf_get(x, i, n, bf16);
 		vf e = gelu_e(v), s = vf_set1(1.0f) / (vf_set1(1.0f) + e);
 		vf du2 = vf_fma(v * v, vf_set1(6.0f * GELU_C3), vf_set1(2.0f * GELU_C));
 		vf d = vf_fma(v * du2, s * (e * s), s); /* e s = 1 - s, without cancellation */
 
 		vf_put(dx, i, n, bf16, vf_get(dy, i, n, bf16) * d);
-	}
+	});
 }
 INSTANCES(gelu_bwd, (size_t n, const void *x, const void *dy, void *dx), n, x, dy, dx)
 
 ST_INLINE void add(bool bf16, size_t n, const void *a, const void *b, void *y)
 {
-	for (size_t i = 0; i < n; i += VL)
-		vf_put(y, i, n, bf16, vf_get(a, i, n, bf16) + vf_get(b, i, n, bf16));
+	EACH_VECTOR(i, n,
+		    { vf_put(y, i, n, bf16, vf_get(a, i, n, bf16) + vf_get(b, i, n, bf16)); });
 }
 INSTANCES(add, (size_t n, const void *a, const void *b, void *y), n, a, b, y)
 
 ST_INLINE void add_into(bool bf16, size_t n, const void *x, float *sum)
 {
-	for (size_t i = 0; i < n; i += VL)
+	EACH_VECTOR(i, n, {
 		vf_put(sum, i, n, false, vf_get(sum, i, n, false) + vf_get(x, i, n, bf16));
+	});
 }
 INSTANCES(add_into, (size_t n, const void *x, float *sum), n, x, sum)
 
@@ -104,12 +121,12 @@ ST_INLINE void column_sum(bool bf16, size_t rows, size_t n, const void *x, float
 		const void *x0 = at(x, r * n, bf16), *x1 = at(x, (r + 1) * n, bf16);
 		const void *x2 = at(x, (r + 2) * n, bf16), *x3 = at(x, (r + 3) * n, bf16);
 
-		for (size_t i = 0; i < n; i += VL) {
+		EACH_VECTOR(i, n, {
 			vf lo = vf_get(x0, i, n, bf16) + vf_get(x1, i, n, bf16);
 			vf hi = vf_get(x2, i, n, bf16) + vf_get(x3, i, n, bf16);
 
 			vf_put(sum, i, n, false, vf_get(sum, i, n, false) + (lo + hi));
-		}
+		});
 	}
 	for (; r < rows; r++)
 		add_into(bf16, n, at(x, r * n, bf16), sum);
@@ -118,8 +135,7 @@ INSTANCES(column_sum, (size_t rows, size_t n, const void *x, float *sum), rows, 
 
 static void exp_f32(size_t n, const float *x, float *y)
 {
-	for (size_t i = 0; i < n; i += VL)
-		vf_put(y, i, n, false, vf_exp(vf_get(x, i, n, false)));
+	EACH_VECTOR(i, n, { vf_put(y, i, n, false, vf_exp(vf_get(x, i, n, false))); });
 }
 
 /* ---- layer normalisation ----------------------------------------------------------------- */
@@ -134,24 +150,23 @@ ST_INLINE void layernorm_fwd(bool bf16, size_t rows, size_t cols, const void *x,
 		void *yr = at_mut(y, r * cols, bf16);
 		vf s = vf_set1(0.0f), q = vf_set1(0.0f), m, k;
 
-		for (size_t i = 0; i < cols; i += VL)
-			s += vf_get(xr, i, cols, bf16);
+		EACH_VECTOR(i, cols, { s += vf_get(xr, i, cols, bf16); });
 		mean[r] = vf_hsum(s) / (float)cols;
 		m = vf_set1(mean[r]);
-		for (size_t i = 0; i < cols; i += VL) {
+		EACH_VECTOR(i, cols, {
 			vf d = vf_inside(vf_get(xr, i, cols, bf16) - m, i, cols, 0.0f);
 
 			q = vf_fma(d, d, q);
-		}
+		});
 		rstd[r] = 1.0f / sqrtf(vf_hsum(q) / (float)cols + LN_EPS);
 		k = vf_set1(rstd[r]);
-		for (size_t i = 0; i < cols; i += VL) {
+		EACH_VECTOR(i, cols, {
 			vf d = (vf_get(xr, i, cols, bf16) - m) * k;
 
 			vf_put(yr, i, cols, bf16,
 			       vf_fma(d, vf_get(gamma, i, cols, bf16),
 				      vf_get(beta, i, cols, bf16)));
-		}
+		});
 	}
 }
 INSTANCES(layernorm_fwd,
@@ -169,7 +184,7 @@ ST_INLINE void layernorm_bwd(bool bf16, size_t rows, size_t cols, const void *dy
 		vf m = vf_set1(mean[r]), k = vf_set1(rstd[r]);
 		vf s = vf_set1(0.0f), q = vf_set1(0.0f);
 
-		for (size_t i = 0; i < cols; i += VL) {
+		EACH_VECTOR(i, cols, {
 			vf d = vf_get(dyr, i, cols, bf16), g = d * vf_get(gamma, i, cols, bf16);
 			vf h = (vf_get(xr, i, cols, bf16) - m) * k;
 
@@ -178,10 +193,10 @@ ST_INLINE void layernorm_bwd(bool bf16, size_t rows, size_t cols, const void *dy
 			vf_put(dgamma, i, cols, false,
 			       vf_fma(d, h, vf_get(dgamma, i, cols, false)));
 			vf_put(dbeta, i, cols, false, vf_get(dbeta, i, cols, false) + d);
-		}
+		});
 		s = vf_set1(vf_hsum(s) / (float)cols);
 		q = vf_set1(vf_hsum(q) / (float)cols);
-		for (size_t i = 0; i < cols; i += VL) {
+		EACH_VECTOR(i, cols, {
 			vf g = vf_get(dyr, i, cols, bf16) * vf_get(gamma, i, cols, bf16);
 			vf h = (vf_get(xr, i, cols, bf16) - m) * k;
 			vf d = (g - s - h * q) * k;
@@ -189,7 +204,7 @@ ST_INLINE void layernorm_bwd(bool bf16, size_t rows, size_t cols, const void *dy
 			if (dx_add)
 				d += vf_get(at(dx_add, r * cols, bf16), i, cols, bf16);
 			vf_put(at_mut(dx, r * cols, bf16), i, cols, bf16, d);
-		}
+		});
 	}
 }
 INSTANCES(layernorm_bwd,
@@ -216,19 +231,22 @@ ST_INLINE void cross_entropy(bool bf16, size_t vocab, void *logits, size_t targe
 	float xt = bf16 ? st_bf16_f32(*(const uint16_t *)t) : *(const float *)t;
 	float max, sum, gt;
 
-	for (size_t i = 0; i < vocab; i += VL)
+	EACH_VECTOR(i, vocab, {
 		m = vf_max(vf_inside(vf_get(logits, i, vocab, bf16), i, vocab, -INFINITY), m);
+	});
 	max = vf_hmax(m);
 	m = vf_set1(max);
-	for (size_t i = 0; i < vocab; i += VL)
+	EACH_VECTOR(i, vocab, {
 		s += vf_exp(vf_inside(vf_get(logits, i, vocab, bf16), i, vocab, -INFINITY) - m);
+	});
 	sum = vf_hsum(s);
 	*loss = (max - xt) + logf(sum);
 	if (grad_scale == 0.0f)
 		return;
 	k = vf_set1(grad_scale / sum);
-	for (size_t i = 0; i < vocab; i += VL)
+	EACH_VECTOR(i, vocab, {
 		vf_put(logits, i, vocab, bf16, vf_exp(vf_get(logits, i, vocab, bf16) - m) * k);
+	});
 	gt = grad_scale * (exp1(xt - max) / sum - 1.0f); /* before rounding, not after */
 	if (bf16)
 		*(uint16_t *)at_mut(logits, target, bf16) = st_f32_bf16(gt);
@@ -322,8 +340,21 @@ ST_INLINE void pack_rows(bool bf16, const void *src, size_t ld, size_t rows, siz
 		}
 }
 
-/* dst[k * width + j] = src[k * ld + j] for j < cols, 0 for cols <= j < width; width a multiple of
- * VL or MR. */
+/* One row of pack_cols: dst[j] = row[j] for j < cols, 0 up to width. */
+ST_INLINE void pack_row(bool bf16, const void *row, size_t cols, float *dst, size_t width)
+{
+	for (size_t j = 0; j < width; j++) {
+		const void *p = at(row, j, bf16);
+
+		if (j >= cols)
+			dst[j] = 0.0f;
+		else
+			dst[j] = bf16 ? st_bf16_f32(*(const uint16_t *)p) : *(const float *)p;
+	}
+}
+
+/* Panels of src [kc, cols]: dst[g][k][j] = src[k * ld + g * width + j], 0 beyond cols. All panels
+ * of one k before the next, so that each row of src is read once and in order. */
 ST_INLINE void pack_cols(bool bf16, const void *src, size_t ld, size_t cols, size_t kc, float *dst,
 			 size_t width)
 {
@@ -331,29 +362,44 @@ ST_INLINE void pack_cols(bool bf16, const void *src, size_t ld, size_t cols, siz
 		const void *row = at(src, k * ld, bf16);
 		float *d = dst + k * width;
 
-		if (width % VL == 0) {
-			for (size_t j = 0; j < width; j += VL)
-				vf_store(d + j,
-					 j < cols ? vf_get(row, j, cols, bf16) : vf_set1(0.0f));
-			continue;
-		}
-		for (size_t j = 0; j < width; j++) {
-			const void *p = at(row, j, bf16);
+		for (size_t g = 0; g < cols; g += width, d += kc * width) {
+			const void *r = at(row, g, bf16);
 
-			d[j] = j >= cols ? 0.0f
-			       : bf16    ? st_bf16_f32(*(const uint16_t *)p)
-					 : *(const float *)p;
+			if (width % VL == 0 && g + width <= cols) {
+#pragma GCC unroll 4
+				for (size_t j = 0; j < width; j += VL)
+					vf_store(d + j, vf_get(r, j, width, bf16));
+				continue;
+			}
+#if VL >= 8
+			if (width % 8 && g + round_up(width, 8) <= cols) {
+#pragma GCC unroll 2
+				for (size_t j = 0; j < width; j += 8)
+					store_first(d + j, load8(at(r, j, bf16), bf16), width - j);
+				continue;
+			}
+#endif
+			pack_row(bf16, r, cols - g, d, width);
 		}
 	}
+}
+
+ST_INLINE void pack(bool bf16, const void *src, size_t ld, bool is_rows, size_t n, size_t kc,
+		    float *dst, size_t width)
+{
+	if (!is_rows) {
+		pack_cols(bf16, src, ld, n, kc, dst, width);
+		return;
+	}
+	for (size_t g = 0; g < n; g += width)
+		pack_rows(bf16, at(src, g * ld, bf16), ld, n - g < width ? n - g : width, kc,
+			  dst + g * kc, width);
 }
 
 ST_INLINE void pack_a(bool bf16, const void *a, size_t lda, bool trans, size_t rows, size_t kc,
 		      float *dst)
 {
-	if (trans)
-		pack_cols(bf16, a, lda, rows, kc, dst, MR);
-	else
-		pack_rows(bf16, a, lda, rows, kc, dst, MR);
+	pack(bf16, a, lda, !trans, rows, kc, dst, MR);
 }
 INSTANCES(pack_a, (const void *a, size_t lda, bool trans, size_t rows, size_t kc, float *dst), a,
 	  lda, trans, rows, kc, dst)
@@ -361,10 +407,7 @@ INSTANCES(pack_a, (const void *a, size_t lda, bool trans, size_t rows, size_t kc
 ST_INLINE void pack_b(bool bf16, const void *b, size_t ldb, bool trans, size_t cols, size_t kc,
 		      float *dst)
 {
-	if (trans)
-		pack_rows(bf16, b, ldb, cols, kc, dst, NR);
-	else
-		pack_cols(bf16, b, ldb, cols, kc, dst, NR);
+	pack(bf16, b, ldb, trans, cols, kc, dst, NR);
 }
 INSTANCES(pack_b, (const void *b, size_t ldb, bool trans, size_t cols, size_t kc, float *dst), b,
 	  ldb, trans, cols, kc, dst)
@@ -454,20 +497,28 @@ static micro_fn *const micro_row[MR + 1] = {
 
 /* ---- product: one macro-tile ------------------------------------------------------------- */
 
-/* C[r, 0..cols) = buf row (+ earlier cuts) (+ bias) (+ C), rounded to C's dtype. */
+/* Rows row.. of the tile, columns col..: buf (+ earlier cuts, chunks) goes to part, or, after the
+ * last chunk, (+ bias) (+ C) to C, rounded to its dtype. */
 ST_INLINE void finish(const struct st_gemm_tile *t, size_t row, size_t col, size_t mr,
-		      const float *buf, bool c_bf16)
+		      const float *buf, const float *sum, bool c_bf16)
 {
 	size_t cols = t->cols - col < NR ? t->cols - col : NR;
 
 	for (size_t i = 0; i < mr; i++) {
+		float *part = t->part ? t->part + (row + i) * t->ld_part + col : NULL;
 		void *c = at_mut(t->c, (row + i) * t->ldc + col, c_bf16);
 
 		for (size_t j = 0; j < cols; j += VL) {
 			vf v = vf_load(buf + i * NR + j);
 
+			if (sum)
+				v += vf_load(sum + i * ST_GEMM_N_TILE + j);
 			if (!t->is_first)
-				v += vf_load(t->part + (row + i) * t->ld_part + col + j);
+				v += vf_load(part + j);
+			if (!t->is_last) {
+				vf_store(part + j, v);
+				continue;
+			}
 			if (t->bias)
 				v += vf_get(at(t->bias, col, t->bias_bf16), j, cols, t->bias_bf16);
 			if (t->accumulate)
@@ -477,29 +528,41 @@ ST_INLINE void finish(const struct st_gemm_tile *t, size_t row, size_t col, size
 	}
 }
 
-static void gemm_tile(const struct st_gemm_tile *t)
+/* One cut: into sum, or, after the last cut, through finish(). */
+static void gemm_cut(const struct st_gemm_tile *t, size_t k0, size_t kc, float *sum)
 {
 	float buf[MR * NR] __attribute__((aligned(64)));
+	bool is_last = k0 + kc == t->kc;
 
 	for (size_t col = 0; col < t->cols; col += NR) { /* one panel of B stays in L1 */
-		const float *b = t->b + col * t->kc;
+		const float *b = t->b + col * t->kc + k0 * NR;
 
 		for (size_t row = 0; row < t->rows; row += MR) {
 			size_t mr = t->rows - row < MR ? t->rows - row : MR;
-			const float *a = t->a + row * t->kc;
+			const float *a = t->a + row * t->kc + k0 * MR;
+			float *s = sum + row * ST_GEMM_N_TILE + col;
 
-			if (!t->is_last) {
-				micro_col[mr](t->kc, a, MR, b, NR, t->part + row * t->ld_part + col,
-					      t->ld_part, !t->is_first);
+			if (!is_last) {
+				micro_col[mr](kc, a, MR, b, NR, s, ST_GEMM_N_TILE, k0 > 0);
 				continue;
 			}
-			micro_col[mr](t->kc, a, MR, b, NR, buf, NR, false);
+			micro_col[mr](kc, a, MR, b, NR, buf, NR, false);
 			if (t->c_bf16)
-				finish(t, row, col, mr, buf, true);
+				finish(t, row, col, mr, buf, k0 ? s : NULL, true);
 			else
-				finish(t, row, col, mr, buf, false);
+				finish(t, row, col, mr, buf, k0 ? s : NULL, false);
 		}
 	}
+}
+
+static void gemm_tile(const struct st_gemm_tile *t)
+{
+	float sum[ST_GEMM_M_TILE * ST_GEMM_N_TILE] __attribute__((aligned(64))); /* 96 KiB */
+	size_t cuts = (t->kc + ST_GEMM_K_CUT - 1) / ST_GEMM_K_CUT;
+	size_t each = round_up((t->kc + cuts - 1) / cuts, 8);
+
+	for (size_t k0 = 0; k0 < t->kc; k0 += each)
+		gemm_cut(t, k0, t->kc - k0 < each ? t->kc - k0 : each, sum);
 }
 
 /* ---- attention: one head ----------------------------------------------------------------- */
@@ -517,11 +580,6 @@ static void tile_mm(bool is_cols, size_t m, size_t n, size_t k, const float *a, 
 			fn(k, is_cols ? a + row : a + row * lda, lda, b + col, ldb,
 			   c + row * ldc + col, ldc, is_added);
 		}
-}
-
-ST_INLINE size_t round_up(size_t x, size_t to)
-{
-	return (x + to - 1) / to * to;
 }
 
 /* dst[rows, wide] = scale * src[rows, cols], fp32, columns beyond cols 0 */

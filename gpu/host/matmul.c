@@ -8,24 +8,23 @@
  * every transpose the same; sums run in fp32 and are rounded once.
  *
  * The packed path cuts m, n and k by shape only:
- *	for each M_CHUNK rows, for each N_CHUNK columns:
- *		for each cut of k, in order:
- *			pack A, pack B		(all threads, panels dealt out)
- *			macro-tiles of C	(all threads; each adds its cut to `part`, fp32)
+ *	for each M_CHUNK rows, for each N_CHUNK columns, for each K_CHUNK in order:
+ *		pack A, pack B		(all threads, panels dealt out; A once if it has one chunk)
+ *		macro-tiles of C	(all threads; cuts of 256 summed in L2, then written or,
+ *					with several K_CHUNKs, added to `part` in scratch)
  * Each element of C is summed by one thread at a time in the order of k, so its bits depend on
  * neither the number of threads nor the place of the operands.
  */
 #include "gpu/host/host.h"
 #include "gpu/host/onednn.h"
 
-#define K_CUT   256u /* panels of B of this depth stay in L1 */
-#define M_CHUNK 2048u
-#define N_CHUNK 3072u
-#define M_TILE  96u  /* macro-tile: its part of A stays in L2; a multiple of every mr */
-#define N_TILE  256u /* a multiple of every nr */
+#define M_CHUNK    2048u
+#define N_CHUNK    1536u
+#define K_CHUNK    1024u
+#define PACK_GROUP 4u /* panels packed at a time: their source shares cache lines */
 
-struct plan {            /* of one product, from its sizes alone */
-	size_t kc, cuts; /* depth of a cut, number of cuts */
+struct plan {              /* of one product, from its sizes alone */
+	size_t kc, chunks; /* depth of a chunk, number of chunks */
 	size_t m_chunk, n_chunk;
 	size_t a_floats, b_floats, part_floats;
 };
@@ -39,14 +38,14 @@ static struct plan plan_product(const struct st_host_kernels *k, const struct st
 {
 	struct plan p;
 
-	p.cuts = (mm->k + K_CUT - 1) / K_CUT;
-	p.kc = round_up((mm->k + p.cuts - 1) / p.cuts, 8);
-	p.cuts = (mm->k + p.kc - 1) / p.kc;
+	p.chunks = (mm->k + K_CHUNK - 1) / K_CHUNK;
+	p.kc = round_up((mm->k + p.chunks - 1) / p.chunks, 8);
+	p.chunks = (mm->k + p.kc - 1) / p.kc;
 	p.m_chunk = mm->m < M_CHUNK ? mm->m : M_CHUNK;
 	p.n_chunk = mm->n < N_CHUNK ? mm->n : N_CHUNK;
 	p.a_floats = round_up(round_up(p.m_chunk, k->mr) * p.kc, 16);
 	p.b_floats = round_up(round_up(p.n_chunk, k->nr) * p.kc, 16);
-	p.part_floats = p.cuts > 1 ? p.m_chunk * round_up(p.n_chunk, k->nr) : 0;
+	p.part_floats = p.chunks > 1 ? p.m_chunk * round_up(p.n_chunk, k->nr) : 0;
 	return p;
 }
 
@@ -62,37 +61,35 @@ static const void *element(const void *p, enum st_dtype t, size_t row, size_t ld
 	return (const char *)p + (row * ld + col) * st_dtype_bytes(t);
 }
 
-struct chunk { /* one chunk of C, one cut of k */
+struct chunk { /* of m, n and k */
 	const struct st_host_kernels *k;
 	const struct st_matmul *mm;
 	size_t m0, m, n0, n, k0, kc;
 	float *a, *b; /* packed */
+	bool is_a_packed;
 	struct st_gemm_tile tile;
 };
 
-static void pack_panel(const struct chunk *c, size_t i)
+static void pack_a_group(const struct chunk *c, size_t row)
 {
 	const struct st_matmul *mm = c->mm;
-	const struct st_host_kernels *k = c->k;
-	size_t a_panels = (c->m + k->mr - 1) / k->mr;
+	size_t group = PACK_GROUP * c->k->mr, rows = c->m - row < group ? c->m - row : group;
+	const void *src = mm->trans_a ? element(mm->a, mm->a_dtype, c->k0, mm->lda, c->m0 + row)
+				      : element(mm->a, mm->a_dtype, c->m0 + row, mm->lda, c->k0);
 
-	if (i < a_panels) {
-		size_t r = i * k->mr, rows = c->m - r < k->mr ? c->m - r : k->mr;
-		const void *src = mm->trans_a
-					  ? element(mm->a, mm->a_dtype, c->k0, mm->lda, c->m0 + r)
-					  : element(mm->a, mm->a_dtype, c->m0 + r, mm->lda, c->k0);
+	c->k->pack_a[mm->a_dtype == ST_BF16](src, mm->lda, mm->trans_a, rows, c->kc,
+					     c->a + row * c->kc);
+}
 
-		k->pack_a[mm->a_dtype == ST_BF16](src, mm->lda, mm->trans_a, rows, c->kc,
-						  c->a + r * c->kc);
-	} else {
-		size_t j = (i - a_panels) * k->nr, cols = c->n - j < k->nr ? c->n - j : k->nr;
-		const void *src = mm->trans_b
-					  ? element(mm->b, mm->b_dtype, c->n0 + j, mm->ldb, c->k0)
-					  : element(mm->b, mm->b_dtype, c->k0, mm->ldb, c->n0 + j);
+static void pack_b_group(const struct chunk *c, size_t col)
+{
+	const struct st_matmul *mm = c->mm;
+	size_t group = PACK_GROUP * c->k->nr, cols = c->n - col < group ? c->n - col : group;
+	const void *src = mm->trans_b ? element(mm->b, mm->b_dtype, c->n0 + col, mm->ldb, c->k0)
+				      : element(mm->b, mm->b_dtype, c->k0, mm->ldb, c->n0 + col);
 
-		k->pack_b[mm->b_dtype == ST_BF16](src, mm->ldb, mm->trans_b, cols, c->kc,
-						  c->b + j * c->kc);
-	}
+	c->k->pack_b[mm->b_dtype == ST_BF16](src, mm->ldb, mm->trans_b, cols, c->kc,
+					     c->b + col * c->kc);
 }
 
 static void run_tile(const struct chunk *c, size_t row, size_t col)
@@ -101,8 +98,8 @@ static void run_tile(const struct chunk *c, size_t row, size_t col)
 	struct st_gemm_tile t = c->tile;
 	size_t bias_bytes = t.bias_bf16 ? 2 : 4;
 
-	t.rows = c->m - row < M_TILE ? c->m - row : M_TILE;
-	t.cols = c->n - col < N_TILE ? c->n - col : N_TILE;
+	t.rows = c->m - row < ST_GEMM_M_TILE ? c->m - row : ST_GEMM_M_TILE;
+	t.cols = c->n - col < ST_GEMM_N_TILE ? c->n - col : ST_GEMM_N_TILE;
 	t.kc = c->kc;
 	t.a = c->a + row * c->kc;
 	t.b = c->b + col * c->kc;
@@ -114,25 +111,37 @@ static void run_tile(const struct chunk *c, size_t row, size_t col)
 	c->k->gemm_tile(&t);
 }
 
-static void run_chunk(struct chunk *c, const struct plan *p, unsigned threads)
+static void run_chunk(struct chunk *c, unsigned threads)
 {
-	size_t panels = (c->m + c->k->mr - 1) / c->k->mr + (c->n + c->k->nr - 1) / c->k->nr;
+	size_t a_group = PACK_GROUP * c->k->mr, b_group = PACK_GROUP * c->k->nr;
 
-	for (size_t cut = 0; cut < p->cuts; cut++) {
-		c->k0 = cut * p->kc;
-		c->kc = c->mm->k - c->k0 < p->kc ? c->mm->k - c->k0 : p->kc;
-		c->tile.is_first = cut == 0;
-		c->tile.is_last = cut == p->cuts - 1;
 #pragma omp parallel num_threads(threads)
-		{
-#pragma omp for schedule(static)
-			for (size_t i = 0; i < panels; i++)
-				pack_panel(c, i);
-#pragma omp for collapse(2) schedule(static)
-			for (size_t row = 0; row < c->m; row += M_TILE)
-				for (size_t col = 0; col < c->n; col += N_TILE)
-					run_tile(c, row, col);
+	{
+		if (!c->is_a_packed) {
+#pragma omp for schedule(static) nowait
+			for (size_t row = 0; row < c->m; row += a_group)
+				pack_a_group(c, row);
 		}
+#pragma omp for schedule(static)
+		for (size_t col = 0; col < c->n; col += b_group)
+			pack_b_group(c, col);
+#pragma omp for collapse(2) schedule(static)
+		for (size_t row = 0; row < c->m; row += ST_GEMM_M_TILE)
+			for (size_t col = 0; col < c->n; col += ST_GEMM_N_TILE)
+				run_tile(c, row, col);
+	}
+}
+
+/* All chunks of k, in order, of one chunk of C. */
+static void run_chunks(struct chunk *c, const struct plan *p, unsigned threads)
+{
+	for (size_t i = 0; i < p->chunks; i++) {
+		c->k0 = i * p->kc;
+		c->kc = c->mm->k - c->k0 < p->kc ? c->mm->k - c->k0 : p->kc;
+		c->is_a_packed = p->chunks == 1 && c->n0 > 0;
+		c->tile.is_first = i == 0;
+		c->tile.is_last = i == p->chunks - 1;
+		run_chunk(c, threads);
 	}
 }
 
@@ -143,7 +152,7 @@ void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
 	struct chunk c = { .k = k, .mm = mm, .a = mm->work };
 
 	c.b = c.a + p.a_floats;
-	c.tile.part = p.cuts > 1 ? c.b + p.b_floats : NULL;
+	c.tile.part = p.chunks > 1 ? c.b + p.b_floats : NULL;
 	c.tile.ld_part = round_up(p.n_chunk, k->nr);
 	c.tile.ldc = mm->ldc;
 	c.tile.c_bf16 = mm->c_dtype == ST_BF16;
@@ -154,7 +163,7 @@ void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
 		c.m = mm->m - c.m0 < p.m_chunk ? mm->m - c.m0 : p.m_chunk;
 		for (c.n0 = 0; c.n0 < mm->n; c.n0 += p.n_chunk) {
 			c.n = mm->n - c.n0 < p.n_chunk ? mm->n - c.n0 : p.n_chunk;
-			run_chunk(&c, &p, threads);
+			run_chunks(&c, &p, threads);
 		}
 	}
 }

@@ -227,18 +227,52 @@ ST_INLINE void vf_store_bf16(uint16_t *p, vf x)
 
 #endif
 
+/* The tails: out of line, so that loops keep their constants in registers. */
+#define ST_TAIL static __attribute__((noinline, cold, unused))
+
+ST_TAIL vf vf_get_tail(const void *p, size_t n, bool bf16)
+{
+	float lane[VL] = { 0 };
+
+	for (size_t j = 0; j < n; j++)
+		lane[j] = bf16 ? st_bf16_f32(((const uint16_t *)p)[j]) : ((const float *)p)[j];
+	return vf_load(lane);
+}
+
+ST_TAIL void vf_put_tail(void *p, size_t n, bool bf16, vf x)
+{
+	uint16_t half[VL];
+	float lane[VL];
+
+	vf_store_bf16(half, x);
+	vf_store(lane, x);
+	for (size_t j = 0; j < n; j++) {
+		if (bf16)
+			((uint16_t *)p)[j] = half[j];
+		else
+			((float *)p)[j] = lane[j];
+	}
+}
+
+ST_TAIL vf vf_inside_tail(vf x, size_t n, float out)
+{
+	float lane[VL];
+
+	vf_store(lane, x);
+	for (size_t j = n; j < VL; j++)
+		lane[j] = out;
+	return vf_load(lane);
+}
+
 /* Elements i .. i+VL-1 of an array of n (fp32 or bf16) as floats; lanes beyond n are 0. */
 ST_INLINE vf vf_get(const void *p, size_t i, size_t n, bool bf16)
 {
 	const uint16_t *h = (const uint16_t *)p + i;
 	const float *f = (const float *)p + i;
-	float tail[VL] = { 0 };
 
-	if (i + VL <= n)
-		return bf16 ? vf_load_bf16(h) : vf_load(f);
-	for (size_t j = 0; i + j < n; j++)
-		tail[j] = bf16 ? st_bf16_f32(h[j]) : f[j];
-	return vf_load(tail);
+	if (__builtin_expect(i + VL > n, 0))
+		return vf_get_tail(bf16 ? (const void *)h : (const void *)f, n - i, bf16);
+	return bf16 ? vf_load_bf16(h) : vf_load(f);
 }
 
 /* The other way round: bf16 is rounded to nearest even, NaN stays NaN. */
@@ -246,37 +280,20 @@ ST_INLINE void vf_put(void *p, size_t i, size_t n, bool bf16, vf x)
 {
 	uint16_t *h = (uint16_t *)p + i;
 	float *f = (float *)p + i;
-	uint16_t htail[VL];
-	float ftail[VL];
 
-	if (i + VL <= n) {
-		if (bf16)
-			vf_store_bf16(h, x);
-		else
-			vf_store(f, x);
-	} else if (bf16) {
-		vf_store_bf16(htail, x);
-		for (size_t j = 0; i + j < n; j++)
-			h[j] = htail[j];
-	} else {
-		vf_store(ftail, x);
-		for (size_t j = 0; i + j < n; j++)
-			f[j] = ftail[j];
-	}
+	if (__builtin_expect(i + VL > n, 0))
+		vf_put_tail(bf16 ? (void *)h : (void *)f, n - i, bf16, x);
+	else if (bf16)
+		vf_store_bf16(h, x);
+	else
+		vf_store(f, x);
 }
 
 /* Lanes of element i and on that are inside an array of n keep their value, the others get `out`.
  */
 ST_INLINE vf vf_inside(vf x, size_t i, size_t n, float out)
 {
-	float lane[VL];
-
-	if (i + VL <= n)
-		return x;
-	vf_store(lane, x);
-	for (size_t j = n - i; j < VL; j++)
-		lane[j] = out;
-	return vf_load(lane);
+	return __builtin_expect(i + VL > n, 0) ? vf_inside_tail(x, n - i, out) : x;
 }
 
 /* Sum and maximum of the lanes, as a fixed tree. A NaN lane makes the sum NaN. */
