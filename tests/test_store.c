@@ -199,12 +199,28 @@ static void flip(const char *path, uint64_t off, int bit)
 	close(fd);
 }
 
+/* Over the queue of its own choice, the thread pool, and one with short transfers. */
+static void change_queue(const char *backend)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+
+	cfg.backend = backend;
+	cfg.block_bytes = 64 << 10;
+	cfg.faulty_short_rate = 0.3;
+	cfg.faulty_delay_rate = 0.05;
+	cfg.faulty_seed = 3;
+	st_aio_close(q);
+	ck_assert_int_eq(st_aio_open(&q, &cfg), 0);
+}
+
 START_TEST(commits_survive_reopening)
 {
 	const uint32_t weights[2] = { 3, 1 };
-	struct st_store *s = create((unsigned)_i + 1, _i == 1 ? weights : NULL);
+	struct st_store *s = create((unsigned)_i % 3 + 1, _i == 1 ? weights : NULL);
 	char big[ST_STORE_SNAPSHOT_MAX + 1] = { 0 };
 
+	if (_i >= 3)
+		change_queue(_i == 3 ? "threads" : "faulty");
 	ck_assert_uint_eq(st_store_generation(s), 0);
 	ck_assert_uint_eq(st_store_snapshot(s, NULL, 0), 0);
 	for (uint32_t e = 0; e < N_EXTENTS; e++) {
@@ -567,9 +583,7 @@ START_TEST(bad_paths_say_what_to_do)
 	if (pid == 0) {
 		int rc;
 
-		if (getuid() == 0 && setuid(65534))
-			_exit(77);
-		if (getuid() != 65534 && chmod(dirs[0], 0500))
+		if (getuid() == 0 ? setuid(65534) : chmod(dirs[0], 0500))
 			_exit(77);
 		rc = st_store_create(&s, &cfg, json, sizeof(json));
 		if (rc != STRATA_E_INPUT || !strstr(st_last_error(), "writable"))
@@ -899,7 +913,7 @@ int main(void)
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, 60);
-	tcase_add_loop_test(t, commits_survive_reopening, 0, 3);
+	tcase_add_loop_test(t, commits_survive_reopening, 0, 5);
 	tcase_add_test(t, weights_share_the_bytes);
 	tcase_add_test(t, every_extent_notices_a_flipped_bit);
 	tcase_add_test(t, damaged_metadata_is_refused_or_repaired);
