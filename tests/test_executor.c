@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/gpt2.h"
 #include "offload/executor.h"
 #include "offload/lanes_sim.h"
+#include "offload/plan.h"
 
 #define KIB          ((uint64_t)1024)
 #define STEPS_MAX    6u
@@ -1309,6 +1311,128 @@ START_TEST(steps_allocate_nothing)
 }
 END_TEST
 
+/* ---- compiled plans ---------------------------------------------------------------------- */
+
+/* Plans of a small GPT-2: homes, update mode, order, budgets as given or the smallest that work. */
+static struct st_plan *small_plan(const struct st_model *m, uint32_t i, bool is_tight)
+{
+	static const enum st_home homes[][2] = { { ST_HOME_DEVICE, ST_HOME_DEVICE },
+						 { ST_HOME_HOST, ST_HOME_HOST },
+						 { ST_HOME_NVME, ST_HOME_NVME },
+						 { ST_HOME_NVME, ST_HOME_HOST },
+						 { ST_HOME_DEVICE, ST_HOME_NVME } };
+	struct st_plan_cfg cfg = {
+		.model = m, .dtype = ST_BF16, .grad_dtype = ST_BF16, .n_mb = 3, .n_eval_mb = 1
+	};
+	struct st_plan *plan = NULL;
+
+	cfg.param_home = homes[i % ST_ARRAY_LEN(homes)][0];
+	cfg.state_home = homes[i % ST_ARRAY_LEN(homes)][1];
+	cfg.update = i % 2 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
+	cfg.order = i % 3 ? ST_ORDER_VERTICAL : ST_ORDER_HORIZONTAL;
+	cfg.recompute = i % 4 < 2;
+	cfg.acts_on_host = i % 7 < 3;
+	cfg.commits = i % 3 == 1;
+	cfg.spills_grads = i % 4 == 1;
+	ck_assert_msg(st_plan_create(&plan, &cfg) == 0, "%s", st_last_error());
+	if (is_tight) {
+		cfg.device_bytes = plan->min_bytes[ST_ARENA_DEVICE];
+		cfg.host_bytes = plan->min_bytes[ST_ARENA_HOST];
+		st_plan_destroy(plan);
+		ck_assert_msg(st_plan_create(&plan, &cfg) == 0, "%s", st_last_error());
+	}
+	return plan;
+}
+
+static const struct st_program *any_program(const struct st_plan *plan, struct rng *r)
+{
+	const struct st_program *p;
+
+	do {
+		p = plan->program[below(r, ST_VARIANT_N)];
+	} while (!p);
+	return p;
+}
+
+/* Any variant behind any other, the second one looking ahead. @return operations that ran */
+static uint64_t run_variants(const struct st_plan *plan, struct rng *r)
+{
+	struct st_lanes_sim_cfg cfg = { .is_checked = true, .seed = next(r) };
+	struct st_executor_cfg xcfg = { 0 };
+	struct st_lanes_sim *sim = NULL;
+	struct st_executor *x = NULL;
+	uint32_t n = 0, n_open = 0;
+	char ctx[8] = { 0 };
+	uint64_t n_ops;
+	int rc = 0;
+
+	cfg.random_decades = 1 + below(r, 6);
+	for (unsigned l = 0; l < ST_LANE_N; l++) {
+		cfg.lane[l].depth = 1 + below(r, 16);
+		cfg.lane[l].is_fifo = l == ST_LANE_COMPUTE || l == ST_LANE_COMMIT;
+		cfg.lane[l].waits_on = chance(r, 40) ? below(r, 1u << ST_LANE_N) : 0;
+	}
+	ck_assert_int_eq(st_lanes_sim_create(&sim, &cfg), 0);
+	xcfg.lanes = st_lanes_sim_lanes(sim);
+	ck_assert_int_eq(st_executor_create(&x, &xcfg), 0);
+	for (unsigned v = 0; v < ST_VARIANT_N; v++)
+		if (plan->program[v])
+			ck_assert_int_eq(st_executor_admit(x, plan->program[v]), 0);
+	while (rc >= 0 && (n < sizeof(ctx) || !st_executor_is_idle(x))) {
+		for (; n < sizeof(ctx) && st_executor_has_room(x); n++) {
+			const struct st_program *p = any_program(plan, r);
+
+			ck_assert_int_eq(st_lanes_sim_begin(sim, p, &ctx[n]), 0);
+			ck_assert_int_eq(st_executor_append(x, p, &ctx[n]), 0);
+		}
+		rc = st_executor_turn(x, -1);
+		if (n_open < n && (rc == 0 || chance(r, 5)))
+			st_executor_open(x, &ctx[n_open++]);
+	}
+	st_lanes_sim_finish(sim);
+	ck_assert_msg(rc >= 0, "%s", st_last_error());
+	ck_assert_msg(!st_lanes_sim_faults(sim, ST_SIM_FAULT_N), "%s",
+		      st_lanes_sim_fault_text(sim));
+	for (unsigned q = 0; q < ST_POOL_N; q++)
+		ck_assert_uint_le(st_lanes_sim_stats(sim)->pool_high[q], plan->places[q].bytes);
+	n_ops = st_lanes_sim_stats(sim)->n_started;
+	st_executor_destroy(x);
+	st_lanes_sim_destroy(sim);
+	return n_ops;
+}
+
+/* What the compiler emits for a real model keeps the same invariants, at the smallest budgets too.
+ */
+START_TEST(compiled_plans_keep_every_invariant)
+{
+	const struct st_gpt2_cfg gpt = {
+		.n_layer = 3, .n_embd = 288, .n_head = 4, .n_positions = 32, .vocab_size = 259
+	};
+	const struct st_device_cfg dev = { .type = "host", .dtype = ST_BF16, .threads = 1 };
+	struct st_device *d = NULL;
+	struct st_model *m = NULL;
+	struct rng r = { 1 };
+	uint64_t n_ops = 0;
+
+	ck_assert_msg(st_device_open(&d, &dev) == 0, "%s", st_last_error());
+	ck_assert_msg(st_gpt2_create(&m, &gpt, 2, 24, d, ST_BF16) == 0, "%s", st_last_error());
+	for (uint32_t i = 0; i < 20; i++) {
+		struct st_plan *plan = small_plan(m, i, i >= 10);
+
+		for (unsigned v = 0; v < ST_VARIANT_N; v++)
+			if (plan->program[v])
+				ck_assert_msg(st_program_verify(plan->program[v]) == 0,
+					      "plan %u: %s", i, st_last_error());
+		for (unsigned k = 0; k < 4; k++)
+			n_ops += run_variants(plan, &r);
+		st_plan_destroy(plan);
+	}
+	printf("compiled plans: %llu operations\n", (unsigned long long)n_ops);
+	st_gpt2_destroy(m);
+	st_device_close(d);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("executor");
@@ -1327,6 +1451,7 @@ int main(void)
 	tcase_add_test(t, a_failure_cancels_what_waits_in_lanes);
 	tcase_add_test(t, deadlock_is_told_behind_a_closed_gate);
 	tcase_add_test(t, steps_allocate_nothing);
+	tcase_add_test(t, compiled_plans_keep_every_invariant);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
