@@ -418,20 +418,37 @@ static void emit_backward(struct emit *e, unsigned stage, unsigned mb_lo, unsign
 
 /* ---- variants ------------------------------------------------------------------------------ */
 
+/*
+ * The first stage may share a unit with a later one (tied embeddings). Its backward then waits until
+ * the later one has done so for all micro-batches: the sum is the same whatever their order.
+ */
+static bool shares_units(const struct emit *e)
+{
+	for (unsigned k = 0; k < e->m->stages[0].n_units; k++)
+		for (unsigned s = 1; s < e->m->n_stages; s++)
+			for (unsigned j = 0; j < e->m->stages[s].n_units; j++)
+				if (e->m->stages[s].units[j] == e->m->stages[0].units[k])
+					return true;
+	return false;
+}
+
 static void emit_step(struct emit *e)
 {
 	unsigned n = e->m->n_stages, block = e->plan->cfg.order == ST_ORDER_VERTICAL ? e->n_mb : 1;
+	unsigned last = shares_units(e) ? 1 : 0;	/* stages below it come at the end */
 
 	for (unsigned lo = 0; lo < e->n_mb; lo += block) {
 		for (unsigned s = 0; s + 1 < n; s++)
 			emit_forward(e, s, lo, lo + block);
-		for (unsigned s = n; s-- > 0;) {
+		for (unsigned s = n; s-- > last;) {
 			emit_backward(e, s, lo, lo + block);
 			/* Every pending update was applied on the way to the loss. */
 			if (s + 1 == n && lo == 0 && e->is_pending && e->plan->cfg.commits)
 				commit(e);
 		}
 	}
+	if (last)
+		emit_backward(e, 0, 0, e->n_mb);
 	add(e, ST_OP_NORM, ST_NONE, ST_NONE, 0);
 	st_builder_touch(e->b, r_one(e->l, R_LEAVES), 0, 0, false);
 	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, true);

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tests/engine_util.h - a small GPT-2 trained by the engine on made-up text, for tests. */
+#ifndef TESTS_ENGINE_UTIL_H
+#define TESTS_ENGINE_UTIL_H
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/gpt2.h"
+#include "offload/engine.h"
+#include "offload/lanes_real.h"
+
+struct tiny {			/* what a test varies; zero is the plain case */
+	enum st_dtype dtype;
+	enum st_home param_home, state_home;
+	enum st_update update;
+	enum st_order order;
+	bool keeps_activations, acts_on_host, spills, commits;
+	uint64_t device_bytes, host_bytes;
+	double clip;
+	unsigned n_paths;	/* 0 = 1 */
+	const char *backend;
+	unsigned n_mb;
+};
+
+struct tiny_run {
+	struct st_device *dev;
+	struct st_model *model;
+	struct st_plan *plan;
+	struct st_engine *engine;
+	char dir[2][64];
+	char run_json[4096];
+	const char *paths[2];
+};
+
+#define CK(call)                                                                              \
+	do {                                                                                  \
+		int ck_rc = (call);                                                           \
+		ck_assert_msg(ck_rc >= 0, "%s: %d: %s", #call, ck_rc, st_last_error());       \
+	} while (0)
+
+static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out)
+{
+	(void)user;
+	st_init_fill(t, 7, first, n, out);
+	return 0;
+}
+
+/* More than four layers, a tensor of two storage tiles, odd sizes. */
+static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
+{
+	const struct st_gpt2_cfg gpt = { .n_layer = 4, .n_embd = 288, .n_head = 4, .n_positions = 32,
+					 .vocab_size = 259 };
+	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
+	struct st_plan_cfg plan = {
+		.dtype = t->dtype, .grad_dtype = t->dtype, .n_mb = t->n_mb ? t->n_mb : 3, .n_eval_mb = 1,
+		.param_home = t->param_home, .state_home = t->state_home,
+		.update = t->update, .order = t->order, .recompute = !t->keeps_activations,
+		.acts_on_host = t->acts_on_host, .spills_grads = t->spills, .commits = t->commits,
+		.device_bytes = t->device_bytes, .host_bytes = t->host_bytes,
+	};
+
+	CK(st_device_open(&r->dev, &dev));
+	CK(st_gpt2_create(&r->model, &gpt, 2, 24, r->dev, t->dtype));
+	plan.model = r->model;
+	CK(st_plan_create(&r->plan, &plan));
+}
+
+static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
+{
+	struct st_engine_cfg cfg = {
+		.plan = r->plan, .device = r->dev,
+		.aio = ST_AIO_CFG_DEFAULT,
+		.store_paths = r->paths, .n_store_paths = t->n_paths ? t->n_paths : 1,
+		.checksum = true, .commit_every = 1, .resume = resume,
+		.optim = { .kind = ST_OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
+			   .has_bias_correction = true },
+		.weight_decay = 0.1, .clip = t->clip, .numeric_plan = 42, .fill = tiny_fill,
+	};
+
+	cfg.aio.backend = t->backend ? t->backend : "auto";
+	CK(st_engine_create(&r->engine, &cfg, r->run_json, sizeof(r->run_json)));
+}
+
+static inline void tiny_open(struct tiny_run *r, const struct tiny *t)
+{
+	memset(r, 0, sizeof(*r));
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(r->dir[i], sizeof(r->dir[i]), "%s/tiny-XXXXXX", STRATA_BUILD_DIR);
+		ck_assert_ptr_nonnull(mkdtemp(r->dir[i]));
+		r->paths[i] = r->dir[i];
+	}
+	tiny_plan(r, t);
+	tiny_engine(r, t, NULL);
+}
+
+static inline void tiny_close(struct tiny_run *r)
+{
+	st_engine_close(r->engine, true);
+	st_plan_destroy(r->plan);
+	st_gpt2_destroy(r->model);
+	st_device_close(r->dev);
+	for (unsigned i = 0; i < 2; i++)	/* nothing of ours is left, so rmdir succeeds */
+		ck_assert_int_eq(rmdir(r->dir[i]), 0);
+}
+
+static inline void tiny_batch(uint64_t step, size_t n, int32_t *tokens, int32_t *targets)
+{
+	uint64_t z = step * 0x9e3779b97f4a7c15u + 1;
+
+	for (size_t i = 0; i < n; i++) {
+		z = z * 6364136223846793005u + 1442695040888963407u;
+		tokens[i] = (int32_t)((z >> 33) % 13 + i % 5 * 50);
+		targets[i] = (int32_t)((tokens[i] * 7 + 3) % 259);
+	}
+}
+
+static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step_out *out)
+{
+	size_t n = r->plan->cfg.n_mb * r->model->batch * r->model->seq;
+	int32_t *tokens = calloc(n, sizeof(*tokens)), *targets = calloc(n, sizeof(*targets));
+	struct st_step_in in = { .tokens = tokens, .targets = targets, .lr = 1e-3, .beta1 = -1,
+				 .cursor_after = step * 6 };
+	struct st_step_out mine;
+
+	ck_assert(tokens && targets);
+	tiny_batch(step, n, tokens, targets);
+	CK(st_engine_step(r->engine, &in, out ? out : &mine));
+	free(tokens);
+	free(targets);
+	return out ? out->loss : mine.loss;
+}
+
+static inline uint64_t tiny_hash(struct tiny_run *r)
+{
+	uint64_t hash = 0;
+
+	CK(st_engine_state_hash(r->engine, &hash));
+	return hash;
+}
+
+#endif
