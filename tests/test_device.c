@@ -412,6 +412,54 @@ START_TEST(product_spreads_nan)
 }
 END_TEST
 
+/* 1 x [n] fp32 patterns -> bf16: a product that only rounds, so every bit is known. Mixed dtypes.
+ */
+START_TEST(rounding_is_to_nearest_even)
+{
+	const struct st_host_kernels *const all[] = { &st_host_kernels_generic,
+						      st_host_kernels_best() };
+	static const uint32_t special[] = { 0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001,
+					    0x7fffffff, 0xffffffff, 0x7f800001, 0x7f7fffff,
+					    0xff7fffff, 0x7f800000, 0x00000001, 0x80008001 };
+	enum { N = 1003 };
+	struct operand a = operand_new(ST_BF16, 1, 1), b = operand_new(ST_F32, N, 1), w;
+	struct operand c = operand_new(ST_BF16, N, 1);
+	struct st_matmul mm = { .m = 1,
+				.n = N,
+				.k = 1,
+				.lda = 1,
+				.ldb = N,
+				.ldc = N,
+				.a_dtype = ST_BF16,
+				.b_dtype = ST_F32,
+				.c_dtype = ST_BF16,
+				.a = a.p[0],
+				.b = b.p[0],
+				.c = c.p[0] };
+
+	*(uint16_t *)a.p[0] = 0x3f80;
+	for (size_t i = 0; i < ST_ARRAY_LEN(special); i++)
+		((uint32_t *)b.p[0])[i] = special[i];
+	for (size_t i = ST_ARRAY_LEN(special); i < N; i++)
+		((uint32_t *)b.p[0])[i] = (uint32_t)(int32_t)(uniform() * 2147483647.0);
+	for (size_t j = 0; j < ST_ARRAY_LEN(all); j++) {
+		w = scratch_new(st_host_packed_work_bytes(all[j], &mm));
+		mm.work = w.p[0];
+		st_host_packed_matmul(all[j], 1, &mm, false);
+		for (size_t i = 0; i < N; i++) {
+			uint16_t want = st_f32_bf16(((float *)b.p[0])[i]);
+
+			EXPECT(((uint16_t *)c.p[0])[i] == want, "%08x: %04x, not %04x",
+			       ((uint32_t *)b.p[0])[i], ((uint16_t *)c.p[0])[i], want);
+		}
+		scratch_check(&w, "rounding");
+	}
+	operand_free(&a);
+	operand_free(&b);
+	operand_free(&c);
+}
+END_TEST
+
 /* ---- element-wise ------------------------------------------------------------------------- */
 
 static const size_t lengths[] = { 1, 7, 8, 31, 1000, 40007 };
@@ -901,6 +949,7 @@ int main(void)
 	tcase_add_test(t, products_by_every_instruction_set);
 	tcase_add_test(t, products_larger_than_a_chunk);
 	tcase_add_test(t, product_spreads_nan);
+	tcase_add_test(t, rounding_is_to_nearest_even);
 	tcase_add_test(t, exp_is_accurate);
 	tcase_add_test(t, gelu_forward_and_backward);
 	tcase_add_test(t, add_and_zero);
