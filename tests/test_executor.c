@@ -24,7 +24,11 @@
 
 /* ---- allocations are counted where no sanitizer has its own malloc ----------------------- */
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifndef __has_feature /* clang's way to say it */
+#define __has_feature(f) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+	__has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define HAS_MALLOC_COUNT false
 static unsigned long n_mallocs;
 #else
