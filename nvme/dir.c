@@ -498,10 +498,16 @@ static int read_json(const char *text, uint8_t *id, json_t **root, json_t **path
 	return 0;
 }
 
+/*
+ * Nothing is in flight here, so the lock is given up by name: a ring frees a flush that it has long
+ * reported only when it is entered again, and until then holds the file open, and a lock with it.
+ */
 static void close_files(struct st_store_file *f)
 {
-	if (f->fd >= 0)
+	if (f->fd >= 0) {
+		flock(f->fd, LOCK_UN);
 		close(f->fd);
+	}
 	if (f->dir_fd >= 0)
 		close(f->dir_fd);
 	if (f->parent_fd >= 0)

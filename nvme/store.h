@@ -71,7 +71,9 @@ ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_c
 ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg *cfg,
 				const char *run_json);
 
-/** st_store_close() - close and unlock; `remove` also deletes files and directories. NULL is fine.
+/**
+ * st_store_close() - close and unlock; `remove` also deletes files and directories. NULL is fine.
+ * None of the store's requests may be in flight.
  */
 void st_store_close(struct st_store *s, bool remove);
 

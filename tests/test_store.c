@@ -557,6 +557,21 @@ START_TEST(a_live_store_is_locked)
 }
 END_TEST
 
+/* The ring may still hold the file after the last flush was reaped; the lock must be free. */
+START_TEST(a_closed_store_opens_at_once_beside_a_live_queue)
+{
+	struct st_store *s = create(1, NULL);
+
+	for (unsigned v = 1; v <= 100; v++) {
+		write_extent(s, 0, v);
+		commit(s, v);
+		st_store_close(s, false);
+		s = reopen();
+	}
+	st_store_close(s, true);
+}
+END_TEST
+
 START_TEST(bad_paths_say_what_to_do)
 {
 	struct st_store_cfg cfg = make_cfg(2);
@@ -921,6 +936,7 @@ int main(void)
 	tcase_add_test(t, other_stores_and_models_are_refused);
 	tcase_add_test(t, bad_run_json_is_refused);
 	tcase_add_test(t, a_live_store_is_locked);
+	tcase_add_test(t, a_closed_store_opens_at_once_beside_a_live_queue);
 	tcase_add_test(t, bad_paths_say_what_to_do);
 	tcase_add_test(t, everything_is_private);
 	tcase_add_test(t, no_space_is_said_before_and_leaves_nothing);
