@@ -44,7 +44,8 @@ ST_MUST_CHECK int st_executor_admit(struct st_executor *x, const struct st_progr
 
 /** st_executor_has_room() - fewer than two programs are in the window. */
 bool st_executor_has_room(const struct st_executor *x);
-/** st_executor_append() - put p behind the window; ctx goes to lanes and completed(). Needs room. */
+/** st_executor_append() - put p behind the window; ctx goes to lanes and completed(). Needs room.
+ *  All programs of an executor were placed in the same pools. An empty program is done at once. */
 ST_MUST_CHECK int st_executor_append(struct st_executor *x, const struct st_program *p, void *ctx);
 /** st_executor_open() - open the gate of the program appended with ctx. */
 void st_executor_open(struct st_executor *x, const void *ctx);
@@ -56,8 +57,9 @@ void st_executor_cancel(struct st_executor *x);
  * st_executor_turn() - reserve, submit, then wait for completions once.
  * @param timeout_ns  in, as lanes.wait
  * @return 1: something completed or was submitted; 0: nothing to do but wait for a gate, a wake-up
- *         or an append; -EDEADLK: a program can make no progress (a bug); another negative code:
- *         the first failure, once everything in flight has come back
+ *         or an append; -EDEADLK: a program can make no progress (a bug), and all that is left
+ *         completed as cancelled; another negative code: the first failure, once everything in
+ *         flight has come back
  */
 ST_MUST_CHECK int st_executor_turn(struct st_executor *x, int64_t timeout_ns);
 
