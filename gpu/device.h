@@ -17,7 +17,10 @@
  * dimensions are cut by shape only. Work is split over threads along dimensions that are not
  * summed, or summed afterwards in a fixed order.
  *
- * Errors are sticky: operations return nothing; st_device_status() gives the first failure.
+ * Errors are sticky: operations return nothing; st_device_status() gives the first failure, and
+ * until it has been asked, no further operation is run. Operands of products and all scratch must
+ * be 64-byte aligned, others at least 4-byte; sizes of 0 and NULL operands are refused with
+ * -EINVAL.
  */
 #ifndef GPU_DEVICE_H
 #define GPU_DEVICE_H
@@ -28,15 +31,16 @@
 struct st_device;
 
 struct st_device_cfg {
-	const char *type;	/* "auto", "host", "cuda" */
-	enum st_dtype dtype;	/* compute dtype of activations and parameters */
-	unsigned threads;	/* host: OpenMP team; 0 = all cores this process may use */
+	const char *type;    /* "auto", "host", "cuda" */
+	enum st_dtype dtype; /* compute dtype of activations and parameters */
+	unsigned threads;    /* host: OpenMP team; 0 = all cores this process may use */
 };
 
 struct st_device_caps {
-	const char *name;	/* "host (AVX2, 2 threads, oneDNN 2.6.3)" */
-	bool host_visible;	/* host memory and device memory are one: no copies, NVMe reads land directly */
-	bool has_native_bf16;	/* bf16 products run on bf16 units; else they are widened to fp32 */
+	const char *name;     /* "host (AVX2, 2 threads, oneDNN 2.6.3)" */
+	bool host_visible;    /* host memory and device memory are one: no copies, NVMe reads land
+				 directly */
+	bool has_native_bf16; /* bf16 products run on bf16 units; else they are widened to fp32 */
 	unsigned threads;
 };
 
@@ -45,36 +49,39 @@ void st_device_close(struct st_device *dev);
 const struct st_device_caps *st_device_caps(const struct st_device *dev);
 /** st_device_status() - 0, or the first failure since the last call (which it clears). */
 ST_MUST_CHECK int st_device_status(struct st_device *dev);
-/** st_device_numeric_id() - hash of everything here that bits depend on: ISA, threads, library versions. */
+/** st_device_numeric_id() - hash of everything here that bits depend on: ISA, threads, library
+ * versions. */
 uint64_t st_device_numeric_id(const struct st_device *dev);
 
 /* ---- matrix product ---------------------------------------------------------------------- */
 
-struct st_matmul {	/* C[m,n] (+)= op(A)[m,k] op(B)[k,n] (+ bias[n]) */
+struct st_matmul { /* C[m,n] (+)= op(A)[m,k] op(B)[k,n] (+ bias[n]) */
 	size_t m, n, k;
-	bool trans_a, trans_b;	/* A is stored [k,m], B is stored [n,k] */
-	size_t lda, ldb, ldc;	/* 0 = dense */
+	bool trans_a, trans_b; /* A is stored [k,m], B is stored [n,k] */
+	size_t lda, ldb, ldc;  /* 0 = dense */
 	enum st_dtype a_dtype, b_dtype, c_dtype;
-	bool accumulate;	/* C is fp32 and is added to */
+	bool accumulate; /* C is fp32 and is added to */
 	const void *a, *b;
 	void *c;
-	const void *bias;	/* [n] dt, or NULL */
-	void *work;		/* [st_matmul_work_bytes()] 64-byte aligned */
+	const void *bias; /* [n] dt, or NULL */
+	void *work;       /* [st_matmul_work_bytes()] 64-byte aligned */
 	size_t work_bytes;
 };
-/** Scratch one product needs; a function of sizes, transposes and dtypes only. */
+/** Scratch one product needs. Its a, b, c and work are not read; a function of sizes, strides,
+ * transposes, dtypes, accumulate and whether there is a bias. */
 size_t st_matmul_work_bytes(const struct st_device *dev, const struct st_matmul *mm);
 void st_matmul(struct st_device *dev, const struct st_matmul *mm);
 
 /* ---- layer normalisation ------------------------------------------------------------------
  * y = (x - mean) * rstd * gamma + beta over each row of [rows, cols]; eps 1e-5 inside the root. */
-void st_layernorm_fwd(struct st_device *dev, size_t rows, size_t cols, const void *x, const void *gamma,
-		      const void *beta, void *y, float *mean, float *rstd);
-/* dx = d(loss)/dx (+ dx_add, which may be dx itself, or NULL); dgamma, dbeta [cols] fp32 are added to. */
+void st_layernorm_fwd(struct st_device *dev, size_t rows, size_t cols, const void *x,
+		      const void *gamma, const void *beta, void *y, float *mean, float *rstd);
+/* dx = d(loss)/dx (+ dx_add, which may be dx itself, or NULL); dgamma, dbeta [cols] fp32 are added
+ * to. */
 size_t st_layernorm_bwd_work_bytes(const struct st_device *dev, size_t rows, size_t cols);
-void st_layernorm_bwd(struct st_device *dev, size_t rows, size_t cols, const void *dy, const void *x,
-		      const void *gamma, const float *mean, const float *rstd, const void *dx_add,
-		      void *dx, float *dgamma, float *dbeta, void *work);
+void st_layernorm_bwd(struct st_device *dev, size_t rows, size_t cols, const void *dy,
+		      const void *x, const void *gamma, const float *mean, const float *rstd,
+		      const void *dx_add, void *dx, float *dgamma, float *dbeta, void *work);
 
 /* ---- element-wise ------------------------------------------------------------------------ */
 /* GELU, tanh form: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
@@ -85,20 +92,21 @@ void st_add(struct st_device *dev, size_t n, const void *a, const void *b, void 
 void st_fill_zero(struct st_device *dev, void *p, size_t bytes);
 /* out[n] (fp32, added to) = sum over rows of dy[rows, n] */
 size_t st_bias_bwd_work_bytes(const struct st_device *dev, size_t rows, size_t n);
-void st_bias_bwd(struct st_device *dev, size_t rows, size_t n, const void *dy, float *out, void *work);
+void st_bias_bwd(struct st_device *dev, size_t rows, size_t n, const void *dy, float *out,
+		 void *work);
 
 /* ---- causal self-attention ---------------------------------------------------------------
  * qkv [batch * seq, 3 * heads * head_dim]: q, k, v beside each other, heads inside each; scale
  * 1/sqrt(head_dim). out [batch * seq, heads * head_dim]. lse [batch, heads, seq] fp32: log of the
  * sum of exponentials, kept for backward. No seq x seq matrix is ever stored: 64-row tiles, tiles
- * above the diagonal skipped. */
+ * above the diagonal skipped. head_dim: a multiple of 8, at most 512. */
 struct st_attention {
 	size_t batch, seq, heads, head_dim;
 	const void *qkv;
-	void *out;		/* fwd: out; bwd: in */
-	float *lse;		/* fwd: out; bwd: in */
-	const void *dout;	/* bwd */
-	void *dqkv;		/* bwd, out, all of it written */
+	void *out;        /* fwd: out; bwd: in */
+	float *lse;       /* fwd: out; bwd: in */
+	const void *dout; /* bwd */
+	void *dqkv;       /* bwd, out, all of it written */
 	void *work;
 };
 size_t st_attention_work_bytes(const struct st_device *dev, size_t batch, size_t seq, size_t heads,
@@ -108,15 +116,18 @@ void st_attention_bwd(struct st_device *dev, const struct st_attention *at);
 
 /* ---- embedding ---------------------------------------------------------------------------
  * y[b*seq+t] = wte[tokens[b*seq+t]] + wpe[t]; wte [vocab, cols], wpe [>= seq, cols].
- * Backward adds into dwte and dwpe in token order. */
-void st_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols, const int32_t *tokens,
-		      const void *wte, const void *wpe, void *y);
-void st_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols, const int32_t *tokens,
-		      const void *dy, float *dwte, float *dwpe);
+ * Backward adds into dwte and dwpe in token order. A negative token is refused (-EINVAL); one
+ * beyond the vocabulary is the caller's to refuse, who knows it. */
+void st_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
+		      const int32_t *tokens, const void *wte, const void *wpe, void *y);
+void st_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
+		      const int32_t *tokens, const void *dy, float *dwte, float *dwpe);
 
 /* ---- cross-entropy -----------------------------------------------------------------------
  * logits [rows, vocab], row stride ld, dtype dt; loss[row] = lse - logit[target] (fp32). If
- * grad_scale != 0 the logits are overwritten by grad_scale * (softmax - onehot), rounded to dt. */
+ * grad_scale != 0 the logits are overwritten by grad_scale * (softmax - onehot), rounded to dt. A
+ * target outside the vocabulary is refused and nothing written. Columns vocab..ld stay as they are.
+ */
 void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t ld, void *logits,
 		      const int32_t *targets, float *loss, float grad_scale);
 

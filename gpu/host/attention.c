@@ -64,7 +64,7 @@ static void run_heads(const struct st_host *h, const struct st_attention *at, bo
 	size_t jobs = at->batch * at->heads, elem_bytes = bf16 ? 2 : 4;
 	size_t work_bytes = head_bytes(h, at->seq, at->head_dim, is_backward);
 
-#pragma omp parallel for num_threads(h->threads) schedule(static)
+#pragma omp parallel for num_threads(h->threads) schedule(dynamic)
 	for (size_t job = 0; job < jobs; job++) {
 		char *work = (char *)at->work + (size_t)omp_get_thread_num() * work_bytes;
 		struct st_attn_head head = head_of(at, job, elem_bytes, work);

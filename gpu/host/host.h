@@ -8,7 +8,9 @@
  * Hardware: kernels for AVX-512, AVX2 and plain C, chosen once at open
  *
  * Kernels work on one thread's share (rows, a range, one head) and know nothing of threads. Drivers
- * (matmul.c, rows.c, attention.c) cut the work by shape and hand it out with static schedules.
+ * (matmul.c, rows.c, attention.c) cut the work by shape alone. Rows and ranges go out by static
+ * schedules; tiles of a product and heads, whose bits depend on no thread, to whoever is free: one
+ * preempted thread then costs a tile, not a half.
  */
 #ifndef GPU_HOST_HOST_H
 #define GPU_HOST_HOST_H

@@ -125,7 +125,9 @@ static void run_chunk(struct chunk *c, unsigned threads)
 #pragma omp for schedule(static)
 		for (size_t col = 0; col < c->n; col += b_group)
 			pack_b_group(c, col);
-#pragma omp for collapse(2) schedule(static)
+			/* A tile's bits do not depend on who computes it, so whoever is free takes
+			 * the next. */
+#pragma omp for collapse(2) schedule(dynamic)
 		for (size_t row = 0; row < c->m; row += ST_GEMM_M_TILE)
 			for (size_t col = 0; col < c->n; col += ST_GEMM_N_TILE)
 				run_tile(c, row, col);
