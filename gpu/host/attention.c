@@ -8,7 +8,7 @@
  */
 #include "gpu/host/host.h"
 
-#include <omp.h>
+#include <stdatomic.h>
 
 static size_t head_bytes(const struct st_host *h, size_t seq, size_t head_dim, bool is_backward)
 {
@@ -63,16 +63,24 @@ static void run_heads(const struct st_host *h, const struct st_attention *at, bo
 	bool bf16 = h->dev.dtype == ST_BF16;
 	size_t jobs = at->batch * at->heads, elem_bytes = bf16 ? 2 : 4;
 	size_t work_bytes = head_bytes(h, at->seq, at->head_dim, is_backward);
+	_Atomic size_t taken = 0;
 
-#pragma omp parallel for num_threads(h->threads) schedule(dynamic)
-	for (size_t job = 0; job < jobs; job++) {
-		char *work = (char *)at->work + (size_t)omp_get_thread_num() * work_bytes;
-		struct st_attn_head head = head_of(at, job, elem_bytes, work);
+#pragma omp parallel num_threads(h->threads)
+	{
+		char *work = NULL; /* a thread that gets no head takes none: there may be fewer */
 
-		if (is_backward)
-			h->k->attn_bwd[bf16](&head);
-		else
-			h->k->attn_fwd[bf16](&head);
+#pragma omp for schedule(dynamic)
+		for (size_t job = 0; job < jobs; job++) {
+			struct st_attn_head head;
+
+			if (!work)
+				work = (char *)at->work + atomic_fetch_add(&taken, 1) * work_bytes;
+			head = head_of(at, job, elem_bytes, work);
+			if (is_backward)
+				h->k->attn_bwd[bf16](&head);
+			else
+				h->k->attn_fwd[bf16](&head);
+		}
 	}
 }
 
