@@ -126,6 +126,7 @@ static size_t take_snapshot(void *user, void *ctx, void *out)
 		.step = e->exec.boundary.step,
 		.cursor = e->exec.boundary.cursor,
 		.numeric_plan = e->cfg.numeric_plan,
+		.data_id = e->cfg.data_id,
 	};
 
 	e->committing_step = s.step;
@@ -233,7 +234,8 @@ static int serve_step(struct st_engine *e, struct command *c)
 	int rc = run ? 0 : append(e, c->variant, &run);
 
 	if (!rc)
-		rc = st_exec_prepare(&e->cfg, c->run->step, c->step->lr, c->step->beta1, 1.0, run->optim);
+		rc = st_exec_prepare(&e->cfg, c->run->step, c->step->lr, c->step->beta1,
+				     c->step->beta2, 1.0, run->optim);
 	if (rc)
 		return rc;
 	ST_ASSERT(run->variant == c->variant);
@@ -241,6 +243,7 @@ static int serve_step(struct st_engine *e, struct command *c)
 	run->step = c->run->step;
 	run->lr = c->step->lr;
 	run->beta1 = c->step->beta1;
+	run->beta2 = c->step->beta2;
 	run->cursor_after = c->step->cursor_after;
 	copy_tokens(e, run, c->step->tokens, c->step->targets);
 	st_executor_open(e->executor, run);
@@ -364,6 +367,9 @@ static int open_store(struct st_engine *e)
 		return st_fail(STRATA_E_STALE,
 			       "the state was made with another numeric plan (model, batch, dtypes, threads or"
 			       " instruction set differ); start anew, or restore what was changed");
+	if (e->snapshot.data_id != e->cfg.data_id)
+		return st_fail(STRATA_E_STALE, "the run was made with other data, or another seed or seq_len: its"
+			       " order of text cannot be continued; restore them, or start anew");
 	e->has_snapshot = true;
 	e->exec.boundary.step = e->durable_step = e->snapshot.step;
 	e->exec.boundary.cursor = e->snapshot.cursor;
@@ -533,8 +539,7 @@ int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, ch
 		rc = first_state(e);
 	if (rc)
 		goto fail;
-	e->report_ns = st_now_ns();
-	st_lanes_real_stats(e->lanes, &e->at_report);
+	st_engine_rebase(e);
 	*out = e;
 	return 0;
 
@@ -653,6 +658,17 @@ int st_engine_export(struct st_engine *e, st_engine_emit *emit, void *user)
 	int rc = settle(e);
 
 	return rc ? rc : call(e, &c);
+}
+
+void st_engine_rebase(struct st_engine *e)
+{
+	e->report_ns = st_now_ns();
+	st_lanes_real_stats(e->lanes, &e->at_report);
+}
+
+const char *st_engine_io(const struct st_engine *e)
+{
+	return st_aio_name(e->queue);
 }
 
 void st_engine_stats(struct st_engine *e, struct st_lanes_stats *out)

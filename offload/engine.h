@@ -38,6 +38,7 @@ struct st_engine_cfg {
 	bool decays_vectors;		/* decay on all tensors, not matrices only */
 	double clip;			/* limit of the global norm; 0 = none */
 	uint64_t numeric_plan;		/* hash of what bits depend on; kept in the snapshot */
+	uint64_t data_id;		/* the same of data, seed and order */
 	/* First values: elements [first, first + n) of tensor t of a unit, fp32. On the worker. */
 	int (*fill)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out);
 	void *fill_user;
@@ -46,14 +47,13 @@ struct st_engine_cfg {
 struct st_snapshot {		/* what the root of a commit names: the boundary after `step` */
 	uint64_t magic, step;
 	uint64_t cursor;	/* data windows consumed, the caller's */
-	uint64_t numeric_plan;
-	double user[8];		/* the caller's */
+	uint64_t numeric_plan, data_id;
 };
 
 struct st_step_in {
 	const int32_t *tokens, *targets; /* [n_mb * batch * seq] */
 	double lr;
-	double beta1;		/* < 0: the configured one (OneCycle moves it) */
+	double beta1, beta2;	/* < 0: the configured ones (OneCycle moves them) */
 	uint64_t cursor_after;	/* goes into the snapshot of this step's boundary */
 };
 
@@ -107,6 +107,12 @@ ST_MUST_CHECK int st_engine_export(struct st_engine *e, st_engine_emit *emit, vo
 /** st_engine_state_hash() - hash of the logical state: per tensor, sorted by name, master, m and v;
  *  step and cursor. Independent of placement and budgets. */
 ST_MUST_CHECK int st_engine_state_hash(struct st_engine *e, uint64_t *hash);
+
+/** st_engine_rebase() - what moved and passed until now does not count for the next step's report. */
+void st_engine_rebase(struct st_engine *e);
+
+/** st_engine_io() - name of the I/O backend in use; static storage. */
+const char *st_engine_io(const struct st_engine *e);
 
 /* Time per kind of operation, bytes, commits: since creation. */
 struct st_lanes_stats;

@@ -114,17 +114,6 @@ static void run_reduce(struct st_exec *x, const struct st_program *p, const stru
 	}
 }
 
-/* The arrays of a tile's state, one behind the other. */
-static void state_arrays(const struct st_layout *l, uint32_t tile, char *state, int16_t **lo, float **m,
-			 float **v)
-{
-	size_t n = l->tiles[tile].elems;
-
-	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)state;
-	*m = (float *)(state + (l->dtype == ST_F32 ? 0 : 2 * n));
-	*v = *m + n;
-}
-
 static void run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
 		       const struct st_run *run)
 {
@@ -137,7 +126,7 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 	int16_t *lo;
 	float *m, *v;
 
-	state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
+	st_tile_state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
 #pragma omp parallel for num_threads(team(x)) schedule(static)
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
 		const struct st_optim_range r = {
@@ -155,14 +144,16 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 	}
 }
 
-int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1, double grad_scale,
-		    struct st_optim_step out[2])
+int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1, double beta2,
+		    double grad_scale, struct st_optim_step out[2])
 {
 	struct st_optim_cfg optim = cfg->optim;
 	int rc;
 
 	if (beta1 >= 0)
 		optim.beta1 = beta1;
+	if (beta2 >= 0)
+		optim.beta2 = beta2;
 	rc = st_optim_prepare(&out[0], &optim, step, lr, 0, grad_scale);
 	return rc ? rc : st_optim_prepare(&out[1], &optim, step, lr, cfg->weight_decay, grad_scale);
 }
@@ -184,7 +175,7 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 			       "step %llu: the %s is not finite; lower the learning rate, or look at the data",
 			       (unsigned long long)run->step, isfinite(run->mean_loss) ? "gradient norm" : "loss");
 	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
-	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->clip_factor, optim);
+	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->beta2, run->clip_factor, optim);
 	if (rc)
 		return rc;
 	x->boundary.step = run->step;
@@ -251,8 +242,8 @@ static int run_fill(struct st_exec *x, const struct st_program *p, const struct 
 	rc = each_tensor(x, op->tile, fill_piece, &piece);
 	if (rc)
 		return rc;
-	state_arrays(l, op->tile, state, &lo, &m, &v);
-	memset(m, 0, 2 * n * sizeof(float));
+	st_tile_state_arrays(l, op->tile, state, &lo, &m, &v);
+	memset(state, 0, st_tile_state_bytes(l, op->tile));
 	if (lo)
 		st_optim_split(n, piece.master, (uint16_t *)param, lo);
 	else
@@ -270,7 +261,7 @@ static int run_emit(struct st_exec *x, const struct st_program *p, const struct 
 	int16_t *lo;
 	float *m, *v;
 
-	state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
+	st_tile_state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
 	piece.m = m;
 	piece.v = v;
 	if (lo)

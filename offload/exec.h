@@ -19,7 +19,7 @@ struct st_run {
 	double *loss;			/* [max micro-batches] sums */
 	unsigned n_mb;
 	uint64_t cursor_after;
-	double lr, beta1;
+	double lr, beta1, beta2;
 	float *logits;			/* EVAL: of the last position, or NULL */
 	struct st_optim_step optim[2];	/* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
@@ -48,6 +48,6 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op, void *ctx);
 
 /** st_exec_prepare() - both forms of the optimizer's factors for a step. */
 ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
-				  double grad_scale, struct st_optim_step out[2]);
+				  double beta2, double grad_scale, struct st_optim_step out[2]);
 
 #endif

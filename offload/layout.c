@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define STATE_GAP_BYTES ((size_t)4096)
+#define GAP_STEP_BYTES	((size_t)1344)	/* 21 cache lines; three of them fit the gap */
+
 size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile)
 {
 	return l->tiles[tile].elems * st_dtype_bytes(l->dtype);
@@ -13,7 +16,19 @@ size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile)
 
 size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile)
 {
-	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10);
+	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10) + STATE_GAP_BYTES;
+}
+
+void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo, float **m,
+			  float **v)
+{
+	size_t n = l->tiles[tile].elems;
+	char *at = (char *)state + GAP_STEP_BYTES;
+
+	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)at;
+	at += (l->dtype == ST_F32 ? 0 : 2 * n) + GAP_STEP_BYTES;
+	*m = (float *)at;
+	*v = (float *)(at + 4 * n + GAP_STEP_BYTES);
 }
 
 size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile)

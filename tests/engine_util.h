@@ -123,7 +123,7 @@ static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step
 {
 	size_t n = r->plan->cfg.n_mb * r->model->batch * r->model->seq;
 	int32_t *tokens = calloc(n, sizeof(*tokens)), *targets = calloc(n, sizeof(*targets));
-	struct st_step_in in = { .tokens = tokens, .targets = targets, .lr = 1e-3, .beta1 = -1,
+	struct st_step_in in = { .tokens = tokens, .targets = targets, .lr = 1e-3, .beta1 = -1, .beta2 = -1,
 				 .cursor_after = step * 6 };
 	struct st_step_out mine;
 

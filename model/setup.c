@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model/setup.c - configuration, device, model, data, plan. */
+#include "model/setup.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "core/log.h"
+#include "model/hf.h"
+#include "nvme/store.h"
+
+#define EVAL_MB_MAX 4u	/* micro-batches that share one reading of the parameters */
+
+static int load_config(struct st_setup *s, const char *path, const struct strata_options *opt)
+{
+	const char **sets = calloc(opt->n_sets + 2, sizeof(*sets));
+	char *steps = NULL, *output = NULL;
+	size_t n = opt->n_sets;
+	int rc = -ENOMEM;
+
+	if (!sets)
+		goto out;
+	memcpy(sets, opt->sets, opt->n_sets * sizeof(*sets));
+	if (opt->steps) {
+		if (asprintf(&steps, "strata.steps=%llu", (unsigned long long)opt->steps) < 0)
+			goto out;
+		sets[n++] = steps;
+	}
+	if (opt->output) {
+		if (asprintf(&output, "strata.output=%s", opt->output) < 0)
+			goto out;
+		sets[n++] = output;
+	}
+	rc = st_config_load(&s->cfg, path, sets, n);
+out:
+	free(sets);
+	free(steps);
+	free(output);
+	return rc == -ENOMEM ? st_fail(rc, "configuration %s", path) : rc;
+}
+
+static int resolve_model(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+
+	if (c->model.init_from)
+		return st_hf_config_read(c->model.init_from, &s->gpt2);
+	if (c->model.name) {
+		if (!st_gpt2_by_name(c->model.name, &s->gpt2))
+			return st_fail(STRATA_E_CONFIG, "strata.model: \"%s\" is no model known here",
+				       c->model.name);
+		return 0;
+	}
+	s->gpt2 = (struct st_gpt2_cfg){
+		.n_layer = c->model.n_layer, .n_embd = c->model.n_embd, .n_head = c->model.n_head,
+		.n_positions = c->model.n_positions, .vocab_size = c->model.vocab_size,
+	};
+	return 0;
+}
+
+static int open_model(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+	const struct st_device_cfg dev = {
+		.type = c->device == ST_DEVICE_CUDA ? "cuda" : c->device == ST_DEVICE_HOST ? "host" : "auto",
+		.dtype = c->dtype,
+		.threads = (unsigned)c->threads,
+	};
+	size_t seq = c->data.seq_len ? c->data.seq_len : s->gpt2.n_positions;
+	int rc;
+
+	if (seq > s->gpt2.n_positions)
+		return st_fail(STRATA_E_CONFIG, "strata.data.seq_len is %zu, but the model has %zu positions;"
+			       " lower it", seq, s->gpt2.n_positions);
+	rc = st_device_open(&s->device, &dev);
+	return rc ? rc : st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
+}
+
+static int open_data(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+	const struct st_data_cfg data = {
+		.train = c->data.train, .val = c->data.val, .held_out = c->data.held_out,
+		.format = c->data.format, .seq = s->model->seq, .vocab = s->model->vocab, .seed = c->seed,
+	};
+	uint64_t windows, mbs;
+	int rc;
+
+	if (!c->data.train)
+		return 0;
+	rc = st_data_open(&s->data, &data);
+	if (rc)
+		return rc;
+	windows = st_data_val_windows(s->data);
+	if (c->data.eval_windows && c->data.eval_windows < windows)
+		windows = c->data.eval_windows;
+	mbs = windows / c->micro_batch ? windows / c->micro_batch : 1;
+	s->n_eval_mb = mbs < EVAL_MB_MAX ? (unsigned)mbs : EVAL_MB_MAX;
+	s->n_eval_runs = (unsigned)(mbs / s->n_eval_mb);
+	return 0;
+}
+
+static enum st_home home_of(enum st_offload o)
+{
+	return o == ST_OFFLOAD_NVME ? ST_HOME_NVME : o == ST_OFFLOAD_CPU ? ST_HOME_HOST : ST_HOME_DEVICE;
+}
+
+static int make_plan(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+	bool uses_nvme = c->offload_param == ST_OFFLOAD_NVME || c->offload_optimizer == ST_OFFLOAD_NVME;
+	struct st_plan_cfg plan = {
+		.model = s->model,
+		.dtype = c->dtype,
+		.grad_dtype = c->grad_dtype,
+		.n_mb = (unsigned)c->accum_steps,
+		.n_eval_mb = s->n_eval_mb ? s->n_eval_mb : 1,
+		.param_home = home_of(c->offload_param),
+		.state_home = home_of(c->offload_optimizer),
+		.update = c->optimizer.update,
+		.order = c->micro_batch_order,
+		.recompute = c->recompute,
+		.acts_on_host = c->cpu_checkpointing,
+		.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP,
+		.device_bytes = c->device_bytes,
+		.host_bytes = c->host_bytes,
+	};
+	int rc;
+
+	if (plan.update == ST_UPDATE_AUTO)	/* clipping needs the whole norm first */
+		plan.update = c->gradient_clipping > 0 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
+	rc = st_plan_create(&s->plan, &plan);
+	if (rc == STRATA_E_NO_FIT && uses_nvme && plan.update == ST_UPDATE_DEFERRED &&
+	    c->nvme.spill == ST_SPILL_AUTO) {
+		plan.spills_grads = true;
+		rc = st_plan_create(&s->plan, &plan);
+	}
+	return rc;
+}
+
+/* What trained bits depend on; never budgets, placement or paths. */
+static void hash_plans(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+	const uint64_t numeric[] = {
+		s->gpt2.n_layer, s->gpt2.n_embd, s->gpt2.n_head, s->gpt2.n_positions, s->gpt2.vocab_size,
+		c->micro_batch, c->accum_steps, s->model->seq, c->dtype, c->grad_dtype,
+		st_device_numeric_id(s->device), c->optimizer.kind, c->optimizer.decay,
+	};
+	const uint64_t data[] = {
+		s->data ? st_data_fingerprint(s->data) : 0, s->data ? c->seed : 0, s->model->seq,
+	};
+
+	s->numeric_plan = XXH3_64bits(numeric, sizeof(numeric));
+	s->data_id = XXH3_64bits(data, sizeof(data));
+}
+
+static void fill_info(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+
+	s->info = (struct strata_info){
+		.n_params = s->model->n_params,
+		.tokens_per_step = c->train_batch * s->model->seq,
+		.seq_len = s->model->seq,
+		.train_batch = c->train_batch,
+		.micro_batch = c->micro_batch,
+		.accum_steps = c->accum_steps,
+		.vocab_size = s->model->vocab,
+		.total_steps = c->steps,
+		.steps_per_print = c->steps_per_print,
+		.eval_every = c->eval_every,
+		.flops_per_token = s->model->flops_per_token,
+		.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE],
+		.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST],
+		.nvme_disk_bytes = st_store_disk_bytes(s->plan->layout->extent_bytes,
+						       s->plan->layout->n_extents, (unsigned)s->n_store_paths) +
+				   s->plan->scratch_bytes,
+		.uses_nvme = c->nvme_paths.n > 0,
+		.device = st_device_caps(s->device)->name,
+		.output = c->output,
+	};
+}
+
+int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt, bool needs_data)
+{
+	static const struct strata_options none = STRATA_OPTIONS_DEFAULT;
+	int rc;
+
+	memset(s, 0, sizeof(*s));
+	if (!opt)
+		opt = &none;
+	if (opt->struct_bytes != sizeof(*opt))
+		return st_fail(-EINVAL, "strata_options.struct_bytes is %zu, not %zu: set it with"
+			       " STRATA_OPTIONS_DEFAULT.", opt->struct_bytes, sizeof(*opt));
+	rc = st_optim_isa_from_env();
+	if (!rc)
+		rc = load_config(s, config_path, opt);
+	if (!rc)
+		rc = resolve_model(s);
+	if (!rc)
+		rc = open_model(s);
+	if (!rc && needs_data)
+		rc = open_data(s);
+	if (!rc)
+		rc = make_plan(s);
+	if (rc) {
+		st_setup_close(s);
+		return rc;
+	}
+	s->store_paths = s->cfg->nvme_paths.n ? s->cfg->nvme_paths.v : &s->cfg->output;
+	s->n_store_paths = s->cfg->nvme_paths.n ? s->cfg->nvme_paths.n : 1;
+	hash_plans(s);
+	fill_info(s);
+	return 0;
+}
+
+void st_setup_close(struct st_setup *s)
+{
+	struct st_error last;
+
+	st_error_save(&last);
+	st_data_close(s->data);
+	st_plan_destroy(s->plan);
+	st_gpt2_destroy(s->model);
+	st_device_close(s->device);
+	st_config_destroy(s->cfg);
+	memset(s, 0, sizeof(*s));
+	(void)st_error_raise(&last);
+}

@@ -1,0 +1,629 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model/trainer.c - a run: from a configuration to a result (include/strata/train.h). */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "model/file.h"
+#include "model/hf.h"
+#include "model/safetensors.h"
+#include "model/setup.h"
+#include "nvme/store.h"
+#include "offload/engine.h"
+#include "strata/train.h"
+
+#define RUN_JSON_BYTES ((size_t)64 << 10)
+
+struct strata_trainer {
+	struct st_setup setup;
+	struct st_engine *engine;
+	struct st_safetensors *init;	/* weights to start from, or NULL */
+	char *run_json;			/* [RUN_JSON_BYTES] */
+	int lock_fd;
+	bool made_output, has_store;
+	FILE *log;
+	int32_t *tokens, *targets;	/* [max(n_mb, n_eval_mb) * micro_batch, seq] */
+	uint64_t step, cursor;
+	uint64_t counted_steps, counted_bytes;	/* for bytes per parameter and step */
+	uint64_t first_step;		/* first step of this process */
+	atomic_bool stopped;
+	strata_log_fn *log_fn;
+	void *log_user;
+};
+
+/* ---- output directory ---------------------------------------------------------------------- */
+
+static int path_in(char *out, size_t n, const char *dir, const char *name)
+{
+	int len = snprintf(out, n, "%s/%s", dir, name);
+
+	return len > 0 && (size_t)len < n ? 0 : st_fail(STRATA_E_INPUT, "output %s: the path is too long", dir);
+}
+
+static int make_dirs(struct strata_trainer *t, const char *dir)
+{
+	char path[4096];
+	size_t n = strlen(dir);
+
+	if (n >= sizeof(path))
+		return st_fail(STRATA_E_INPUT, "output: the path is too long");
+	memcpy(path, dir, n + 1);
+	for (size_t i = 1; i < n; i++) {
+		if (path[i] != '/')
+			continue;
+		path[i] = '\0';
+		if (mkdir(path, 0777) && errno != EEXIST)
+			return st_fail(STRATA_E_INPUT, "output %s: cannot make directory %s (%s)", dir, path,
+				       strata_strerror(-errno));
+		path[i] = '/';
+	}
+	if (mkdir(path, 0777) == 0)
+		t->made_output = true;
+	else if (errno != EEXIST)
+		return st_fail(STRATA_E_INPUT, "output %s: cannot make this directory (%s)", dir,
+			       strata_strerror(-errno));
+	return 0;
+}
+
+/* Make the output directory ours. */
+static int take_output(struct strata_trainer *t, bool resumes)
+{
+	const char *dir = t->setup.cfg->output;
+	char path[4096];
+	int rc = make_dirs(t, dir);
+
+	if (!rc)
+		rc = path_in(path, sizeof(path), dir, ".lock");
+	if (rc)
+		return rc;
+	t->lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (t->lock_fd < 0)
+		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir, strata_strerror(-errno));
+	if (flock(t->lock_fd, LOCK_EX | LOCK_NB))
+		return st_fail(STRATA_E_BUSY, "output %s is in use by another run; choose another --output", dir);
+	rc = path_in(path, sizeof(path), dir, "run.json");
+	if (!rc && !resumes && access(path, F_OK) == 0)
+		return st_fail(STRATA_E_INPUT, "output %s holds a run already; go on with --resume, or choose"
+			       " another --output", dir);
+	return rc;
+}
+
+static int write_text(const struct strata_trainer *t, const char *name, const char *text)
+{
+	struct st_outfile f;
+	char path[4096];
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, name);
+
+	if (!rc)
+		rc = st_outfile_open(&f, path, 0);
+	if (rc)
+		return rc;
+	rc = st_outfile_write(&f, text, strlen(text));
+	if (rc) {
+		st_outfile_abort(&f);
+		return rc;
+	}
+	return st_outfile_commit(&f);
+}
+
+static int read_run_json(struct strata_trainer *t)
+{
+	char path[4096];
+	uint64_t size;
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "run.json"), fd;
+
+	if (rc)
+		return rc;
+	if (access(path, F_OK))
+		return st_fail(STRATA_E_INPUT, "output %s holds no run to resume (no run.json)",
+			       t->setup.cfg->output);
+	fd = st_file_open(AT_FDCWD, path, false, path, &size);
+	if (fd < 0)
+		return fd;
+	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path) :
+	     st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
+	t->run_json[rc ? 0 : size] = '\0';
+	close(fd);
+	return rc;
+}
+
+/* ---- log ----------------------------------------------------------------------------------- */
+
+/* A resumed run's log must not show steps twice: what lies behind the resumed step is cut off. */
+static int cut_log(const char *path, uint64_t last_step)
+{
+	FILE *f = fopen(path, "r+e");
+	char line[2048];
+	off_t keep = 0;
+	int rc = 0;
+
+	if (!f)
+		return errno == ENOENT ? 0 : st_fail(-errno, "%s", path);
+	while (fgets(line, sizeof(line), f)) {
+		const char *at = strstr(line, "\"step\":");
+
+		if (!strchr(line, '\n') || (at && strtoull(at + 7, NULL, 10) > last_step))
+			break;
+		keep = ftello(f);
+	}
+	if (ftruncate(fileno(f), keep))
+		rc = st_fail(-errno, "%s", path);
+	fclose(f);
+	return rc;
+}
+
+static int open_log(struct strata_trainer *t)
+{
+	char path[4096];
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "log.jsonl");
+
+	if (!rc)
+		rc = cut_log(path, t->step);
+	if (rc)
+		return rc;
+	t->log = fopen(path, "ae");
+	return t->log ? 0 : st_fail(-errno, "%s", path);
+}
+
+static void put_number(FILE *f, const char *name, double v)
+{
+	if (isfinite(v))
+		fprintf(f, ",\"%s\":%.9g", name, v);
+	else
+		fprintf(f, ",\"%s\":null", name);
+}
+
+static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
+{
+	fprintf(t->log, "{\"event\":\"step\",\"step\":%llu", (unsigned long long)m->step);
+	put_number(t->log, "loss", m->loss);
+	put_number(t->log, "grad_norm", m->grad_norm);
+	put_number(t->log, "clip_factor", m->clip_factor);
+	put_number(t->log, "lr", m->lr);
+	put_number(t->log, "tokens_per_s", m->tokens_per_s);
+	if (isfinite(m->val_loss))
+		put_number(t->log, "val_loss", m->val_loss);
+	fprintf(t->log, ",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
+		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu}\n", (long long)m->step_ns,
+		(long long)m->compute_wait_ns, (unsigned long long)m->nvme_read_bytes,
+		(unsigned long long)m->nvme_write_bytes, (unsigned long long)m->durable_step);
+	if (fflush(t->log) || ferror(t->log))
+		return st_fail(-errno, "%s/log.jsonl", t->setup.cfg->output);
+	return 0;
+}
+
+/* ---- first values -------------------------------------------------------------------------- */
+
+static int open_init(struct strata_trainer *t)
+{
+	const char *dir = t->setup.cfg->model.init_from;
+	const struct st_model *m = t->setup.model;
+	int rc;
+
+	if (!dir)
+		return 0;
+	rc = st_safetensors_open(&t->init, dir);
+	for (unsigned u = 0; !rc && u < m->n_units; u++) {
+		for (unsigned i = 0; !rc && i < m->units[u].n_tensors; i++) {
+			const struct st_tensor_desc *d = &m->units[u].tensors[i];
+			int64_t at = st_safetensors_find(t->init, d->name);
+			struct st_safetensors_info info;
+
+			if (at < 0) {
+				rc = st_fail(STRATA_E_INPUT, "%s: tensor %s is missing", dir, d->name);
+				break;
+			}
+			st_safetensors_info(t->init, (size_t)at, &info);
+			if (!info.is_float || info.n_dims != d->n_dims || info.dims[0] != d->dims[0] ||
+			    (d->n_dims == 2 && info.dims[1] != d->dims[1]))
+				rc = st_fail(STRATA_E_INPUT, "%s: tensor %s has not the shape and dtype that"
+					     " config.json asks for", dir, d->name);
+		}
+	}
+	return rc;
+}
+
+static int fill(void *user, const struct st_tensor_desc *d, size_t first, size_t n, float *out)
+{
+	struct strata_trainer *t = user;
+	int64_t at;
+
+	if (!t->init) {
+		st_init_fill(d, t->setup.cfg->seed, first, n, out);
+		return 0;
+	}
+	at = st_safetensors_find(t->init, d->name);
+	if (at < 0)
+		return st_fail(STRATA_E_INPUT, "tensor %s is missing", d->name);
+	return st_safetensors_read(t->init, (size_t)at, first, n, out);
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+static int start_engine(struct strata_trainer *t, bool resumes)
+{
+	const struct st_config *c = t->setup.cfg;
+	uint32_t weights[ST_STORE_PATHS_MAX];
+	struct st_engine_cfg cfg = {
+		.plan = t->setup.plan,
+		.device = t->setup.device,
+		.aio = { .backend = c->nvme.backend, .depth = (unsigned)c->aio.queue_depth,
+			 .threads = (unsigned)c->aio.threads, .block_bytes = c->aio.block_bytes,
+			 .single_submit = c->aio.single_submit, .faulty_inner = "threads" },
+		.store_paths = t->setup.store_paths,
+		.n_store_paths = (unsigned)t->setup.n_store_paths,
+		.store_weights = c->nvme.weights.n ? weights : NULL,
+		.checksum = c->nvme.checksum,
+		.commit_every = c->nvme.commit_every,
+		.resume = resumes ? t->run_json : NULL,
+		.optim = { .kind = c->optimizer.kind == ST_ADAM_L2 ? ST_OPTIM_ADAM : ST_OPTIM_ADAMW,
+			   .beta1 = c->optimizer.betas[0], .beta2 = c->optimizer.betas[1],
+			   .eps = c->optimizer.eps, .has_bias_correction = c->optimizer.bias_correction },
+		.weight_decay = c->optimizer.weight_decay,
+		.decays_vectors = c->optimizer.decay == ST_DECAY_ALL,
+		.clip = c->gradient_clipping,
+		.numeric_plan = t->setup.numeric_plan,
+		.data_id = t->setup.data_id,
+		.fill = fill,
+		.fill_user = t,
+	};
+
+	for (size_t i = 0; i < c->nvme.weights.n; i++)
+		weights[i] = (uint32_t)c->nvme.weights.v[i];
+	return st_engine_create(&t->engine, &cfg, t->run_json, RUN_JSON_BYTES);
+}
+
+static int alloc_batches(struct strata_trainer *t)
+{
+	size_t n_mb = t->setup.cfg->accum_steps > t->setup.n_eval_mb ? t->setup.cfg->accum_steps :
+		      t->setup.n_eval_mb;
+	size_t n = n_mb * t->setup.cfg->micro_batch * t->setup.model->seq;
+
+	t->tokens = calloc(n, sizeof(*t->tokens));
+	t->targets = calloc(n, sizeof(*t->targets));
+	t->run_json = calloc(1, RUN_JSON_BYTES);
+	return t->tokens && t->targets && t->run_json ? 0 : st_fail(-ENOMEM, "batches");
+}
+
+static int dump_config(const struct strata_trainer *t)
+{
+	char *text = NULL;
+	size_t n = 0;
+	FILE *f = open_memstream(&text, &n);
+	int rc;
+
+	if (!f)
+		return st_fail(-ENOMEM, "strata.json");
+	st_config_dump(t->setup.cfg, f);
+	rc = fclose(f) ? st_fail(-ENOMEM, "strata.json") : write_text(t, "strata.json", text);
+	free(text);
+	return rc;
+}
+
+static void forward_log(void *user, enum st_log_level level, const char *line)
+{
+	struct strata_trainer *t = user;
+
+	t->log_fn(t->log_user, (enum strata_log_level)level, line);
+}
+
+static int begin(struct strata_trainer *t, const struct strata_options *opt)
+{
+	struct st_snapshot snap;
+	size_t n_notes;
+	const char *const *notes = st_config_notes(t->setup.cfg, &n_notes);
+	int rc;
+
+	for (size_t i = 0; i < n_notes; i++)
+		st_log_once(ST_LOG_INFO, "%s", notes[i]);
+	rc = alloc_batches(t);
+	if (!rc)
+		rc = take_output(t, opt->resume);
+	if (!rc && opt->resume)
+		rc = read_run_json(t);
+	if (!rc)
+		rc = open_init(t);
+	if (!rc)
+		rc = start_engine(t, opt->resume);
+	if (rc)
+		return rc;
+	if (st_engine_resumed(t->engine, &snap)) {
+		t->step = snap.step;
+		t->cursor = snap.cursor;
+		t->setup.info.resumed_step = snap.step;
+	}
+	t->first_step = t->step + 1;
+	t->setup.info.io = st_engine_io(t->engine);
+	rc = open_log(t);
+	if (!rc && !opt->resume)
+		rc = write_text(t, "run.json", t->run_json);
+	if (!rc)
+		rc = dump_config(t);
+	t->has_store = !rc;
+	return rc;
+}
+
+int strata_trainer_open(struct strata_trainer **out, const char *config_path, const struct strata_options *opt)
+{
+	static const struct strata_options none = STRATA_OPTIONS_DEFAULT;
+	struct strata_trainer *t = calloc(1, sizeof(*t));
+	int rc;
+
+	if (!t)
+		return st_fail(-ENOMEM, "trainer");
+	if (!opt)
+		opt = &none;
+	t->lock_fd = -1;
+	if (opt->log) {
+		t->log_fn = opt->log;
+		t->log_user = opt->log_user;
+		st_log_set(forward_log, t, ST_LOG_INFO);
+	}
+	rc = st_setup_open(&t->setup, config_path, opt, true);
+	if (!rc)
+		rc = begin(t, opt);
+	if (rc) {
+		strata_trainer_close(t);
+		return rc;
+	}
+	*out = t;
+	return 0;
+}
+
+/* A run that never began leaves nothing. */
+static void remove_traces(struct strata_trainer *t)
+{
+	static const char *const ours[] = { "log.jsonl", "strata.json", "run.json", ".lock" };
+	char path[4096];
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(ours); i++)
+		if (path_in(path, sizeof(path), t->setup.cfg->output, ours[i]) == 0)
+			unlink(path);
+	rmdir(t->setup.cfg->output);
+}
+
+void strata_trainer_close(struct strata_trainer *t)
+{
+	struct st_error last;
+
+	if (!t)
+		return;
+	st_error_save(&last);
+	if (t->engine)
+		st_engine_close(t->engine, !t->has_store && !t->setup.info.resumed_step);
+	if (t->log)
+		fclose(t->log);
+	if (t->made_output && !t->has_store)
+		remove_traces(t);
+	if (t->lock_fd >= 0)
+		close(t->lock_fd);
+	st_safetensors_close(t->init);
+	st_setup_close(&t->setup);
+	free(t->tokens);
+	free(t->targets);
+	free(t->run_json);
+	if (t->log_fn)
+		st_log_set(NULL, NULL, ST_LOG_ERROR);
+	free(t);
+	(void)st_error_raise(&last);
+}
+
+const struct strata_info *strata_trainer_info(const struct strata_trainer *t)
+{
+	return &t->setup.info;
+}
+
+void strata_trainer_stop(struct strata_trainer *t)
+{
+	atomic_store(&t->stopped, true);
+}
+
+bool strata_trainer_stopped(const struct strata_trainer *t)
+{
+	return atomic_load(&((struct strata_trainer *)(uintptr_t)t)->stopped);
+}
+
+/* ---- steps --------------------------------------------------------------------------------- */
+
+static int check_tokens(const struct strata_trainer *t, const int32_t *tokens, size_t n, const char *what)
+{
+	for (size_t i = 0; i < n; i++)
+		if (tokens[i] < 0 || (size_t)tokens[i] >= t->setup.model->vocab)
+			return st_fail(STRATA_E_INPUT, "%s %zu of the batch is %d, beyond the vocabulary of %zu",
+				       what, i, tokens[i], t->setup.model->vocab);
+	return 0;
+}
+
+static int next_batch(struct strata_trainer *t, const int32_t **tokens, const int32_t **targets)
+{
+	size_t n = t->setup.cfg->train_batch * t->setup.model->seq;
+	int rc;
+
+	if (*tokens && *targets) {
+		rc = check_tokens(t, *tokens, n, "token");
+		return rc ? rc : check_tokens(t, *targets, n, "target");
+	}
+	if (*tokens || *targets)
+		return st_fail(-EINVAL, "a batch needs both tokens and targets.");
+	if (!t->setup.data)
+		return st_fail(STRATA_E_INPUT, "no batch was given, and strata.data.train is not configured");
+	*tokens = t->tokens;
+	*targets = t->targets;
+	return st_data_train(t->setup.data, t->cursor, t->setup.cfg->train_batch, t->tokens, t->targets);
+}
+
+int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const int32_t *targets,
+			struct strata_metrics *m)
+{
+	const struct st_config *c = t->setup.cfg;
+	double beta1 = -1, beta2 = -1;
+	struct st_step_out out;
+	struct st_step_in in;
+	int rc = next_batch(t, &tokens, &targets);
+
+	if (rc)
+		return rc;
+	if (!st_schedule_betas(&c->schedule, t->step, &beta1, &beta2))
+		beta1 = beta2 = -1;
+	in = (struct st_step_in){
+		.tokens = tokens,
+		.targets = targets,
+		.lr = st_schedule_lr(&c->schedule, c->optimizer.lr, t->step),
+		.beta1 = beta1,
+		.beta2 = beta2,
+		.cursor_after = t->cursor + c->train_batch,
+	};
+	rc = st_engine_step(t->engine, &in, &out);
+	if (rc)
+		return rc;
+	t->step = out.step;
+	t->cursor = in.cursor_after;
+	if (t->step >= t->first_step + 2) {
+		t->counted_steps++;
+		t->counted_bytes += out.read_bytes + out.write_bytes;
+	}
+	*m = (struct strata_metrics){
+		.step = out.step,
+		.total_steps = c->steps,
+		.loss = out.loss,
+		.grad_norm = out.grad_norm,
+		.clip_factor = out.clip_factor,
+		.lr = in.lr,
+		.tokens_per_s = (double)t->setup.info.tokens_per_step / ((double)out.wall_ns * 1e-9),
+		.step_ns = out.wall_ns,
+		.compute_wait_ns = out.wall_ns > out.compute_ns ? out.wall_ns - out.compute_ns : 0,
+		.nvme_read_bytes = out.read_bytes,
+		.nvme_write_bytes = out.write_bytes,
+		.durable_step = out.durable_step,
+		.val_loss = NAN,
+	};
+	if (c->eval_every && t->setup.data && t->step % c->eval_every == 0 && t->step < c->steps) {
+		rc = strata_trainer_eval(t, &m->val_loss);
+		if (rc)
+			return rc;
+	}
+	return log_step(t, m);
+}
+
+int strata_trainer_eval(struct strata_trainer *t, double *loss)
+{
+	const struct st_setup *s = &t->setup;
+	size_t per_run = s->n_eval_mb * s->cfg->micro_batch;
+	double sum = 0;
+
+	if (!s->data)
+		return st_fail(STRATA_E_INPUT, "there is no validation data");
+	for (unsigned r = 0; r < s->n_eval_runs; r++) {
+		double mean;
+		int rc = 0;
+
+		/* Fewer windows than a micro-batch holds: they are taken again. */
+		for (size_t i = 0; !rc && i < per_run; i++)
+			rc = st_data_val(s->data, (r * per_run + i) % st_data_val_windows(s->data), 1,
+					 t->tokens + i * s->model->seq, t->targets + i * s->model->seq);
+		if (!rc)
+			rc = st_engine_eval(t->engine, t->tokens, t->targets, &mean);
+		if (rc)
+			return rc;
+		sum += mean;
+	}
+	*loss = sum / s->n_eval_runs;
+	st_engine_rebase(t->engine);
+	return 0;
+}
+
+int strata_trainer_save(struct strata_trainer *t)
+{
+	int rc = st_engine_save(t->engine);
+
+	st_engine_rebase(t->engine);
+	return rc;
+}
+
+/* ---- result -------------------------------------------------------------------------------- */
+
+static int emit(void *user, const struct st_tensor_desc *d, size_t first, size_t n, const float *master,
+		const float *m, const float *v)
+{
+	return st_safetensors_write(user, master, n);
+}
+
+static int export_model(struct strata_trainer *t)
+{
+	const struct st_model *m = t->setup.model;
+	struct st_safetensors_writer *w = NULL;
+	struct st_safetensors_out *list;
+	char path[4096];
+	size_t n = 0;
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "model.safetensors");
+
+	for (unsigned u = 0; u < m->n_units; u++)
+		n += m->units[u].n_tensors;
+	list = calloc(n, sizeof(*list));
+	if (!list)
+		return st_fail(-ENOMEM, "%s", path);
+	n = 0;
+	for (unsigned u = 0; u < m->n_units; u++)
+		for (unsigned i = 0; i < m->units[u].n_tensors; i++, n++)
+			list[n] = (struct st_safetensors_out){ m->units[u].tensors[i].name,
+							       m->units[u].tensors[i].n_dims,
+							       m->units[u].tensors[i].dims };
+	if (!rc)
+		rc = st_safetensors_create(&w, path, t->setup.cfg->save_dtype, list, n);
+	if (!rc) {
+		rc = st_engine_export(t->engine, emit, w);
+		if (rc)
+			st_safetensors_abort(w);
+		else
+			rc = st_safetensors_finish(w);
+	}
+	free(list);
+	return rc ? rc : st_hf_config_write(t->setup.cfg->output, &t->setup.gpt2, t->setup.cfg->save_dtype);
+}
+
+int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result)
+{
+	struct strata_result r = { .val_loss = NAN, .nvme_bytes_per_param_step = NAN, .steps = t->step };
+	struct rusage usage;
+	uint64_t hash = 0;
+	int rc = st_engine_save(t->engine);
+
+	if (!rc && t->setup.data)
+		rc = strata_trainer_eval(t, &r.val_loss);
+	if (!rc)
+		rc = export_model(t);
+	if (!rc)
+		rc = st_engine_state_hash(t->engine, &hash);
+	if (rc)
+		return rc;
+	snprintf(r.state_hash, sizeof(r.state_hash), "%016llx", (unsigned long long)hash);
+	getrusage(RUSAGE_SELF, &usage);
+	r.peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+	r.device_peak_bytes = t->setup.plan->arena_bytes[ST_ARENA_DEVICE];
+	r.host_peak_bytes = t->setup.plan->arena_bytes[ST_ARENA_HOST];
+	if (t->counted_steps)
+		r.nvme_bytes_per_param_step = (double)t->counted_bytes / (double)t->counted_steps /
+					      (double)t->setup.model->n_params;
+	if (t->setup.cfg->nvme.keep == ST_KEEP_NEVER) {
+		char path[4096];
+
+		st_engine_close(t->engine, true);
+		t->engine = NULL;
+		rc = path_in(path, sizeof(path), t->setup.cfg->output, "run.json");
+		if (!rc && unlink(path))
+			rc = st_fail(-errno, "%s", path);
+	}
+	if (result)
+		*result = r;
+	return rc;
+}
