@@ -21,8 +21,8 @@ int st_arena_init(struct st_arena *a, size_t bytes, const char *name)
 		return 0;
 	/* Mapped with slack, then trimmed, so that the base is aligned for huge pages. */
 	map_bytes = bytes + HUGE_BYTES;
-	map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		   -1, 0);
+	map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
 		return st_fail(-errno, "%s arena: mapping %zu MiB", name, bytes >> 20);
 	base = (char *)(((uintptr_t)map + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
@@ -31,7 +31,7 @@ int st_arena_init(struct st_arena *a, size_t bytes, const char *name)
 	if (map + map_bytes > base + bytes)
 		munmap(base + bytes, (size_t)(map + map_bytes - (base + bytes)));
 	a->is_huge = madvise(base, bytes, MADV_HUGEPAGE) == 0;
-	madvise(base, bytes, MADV_DONTDUMP);	/* weights and data stay out of core dumps */
+	madvise(base, bytes, MADV_DONTDUMP); /* weights and data stay out of core dumps */
 	if (madvise(base, bytes, MADV_POPULATE_WRITE) && errno == ENOMEM) {
 		munmap(base, bytes);
 		return st_fail(-ENOMEM, "%s arena: %zu MiB are not there; lower the budget", name,

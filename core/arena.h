@@ -15,10 +15,10 @@
 #include "core/status.h"
 
 struct st_arena {
-	char *base;	    /* 2 MiB aligned; NULL when bytes is 0 */
-	size_t bytes;	    /* as asked, rounded up to 4096 */
-	bool is_locked;	    /* mlock succeeded */
-	bool is_huge;	    /* transparent huge pages were advised */
+	char *base;     /* 2 MiB aligned; NULL when bytes is 0 */
+	size_t bytes;   /* as asked, rounded up to 4096 */
+	bool is_locked; /* mlock succeeded */
+	bool is_huge;   /* transparent huge pages were advised */
 };
 
 /**

@@ -16,9 +16,9 @@
 #include <string.h>
 
 /* name, text, bytes per element */
-#define ST_DTYPES(X)        \
-	X(F32, "fp32", 4)   \
-	X(BF16, "bf16", 2)  \
+#define ST_DTYPES(X)                                                                               \
+	X(F32, "fp32", 4)                                                                          \
+	X(BF16, "bf16", 2)                                                                         \
 	X(F16, "fp16", 2)
 
 enum st_dtype {

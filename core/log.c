@@ -46,7 +46,7 @@ void st_log(enum st_log_level level, const char *fmt, ...)
 
 static bool seen_before(const char *line)
 {
-	uint64_t h = 0xcbf29ce484222325u;	/* FNV-1a: a table of lines already given */
+	uint64_t h = 0xcbf29ce484222325u; /* FNV-1a: a table of lines already given */
 
 	for (const char *c = line; *c; c++)
 		h = (h ^ (unsigned char)*c) * 0x100000001b3u;

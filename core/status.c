@@ -89,6 +89,7 @@ int st_error_raise(const struct st_error *e)
 
 void st__assert_failed(const char *cond, const char *file, int line)
 {
-	fprintf(stderr, "strata: broken invariant at %s:%d: %s (please report this)\n", file, line, cond);
+	fprintf(stderr, "strata: broken invariant at %s:%d: %s (please report this)\n", file, line,
+		cond);
 	abort();
 }

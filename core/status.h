@@ -22,12 +22,12 @@
 #include "strata/strata.h"
 
 #define ST_PRINTF(fmt_idx, arg_idx) __attribute__((format(printf, fmt_idx, arg_idx)))
-#define ST_MUST_CHECK __attribute__((warn_unused_result))
-#define ST_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define ST_MUST_CHECK               __attribute__((warn_unused_result))
+#define ST_ARRAY_LEN(a)             (sizeof(a) / sizeof((a)[0]))
 
 /* A failure as a value: passed between threads, kept by an engine that is poisoned. */
 struct st_error {
-	int rc;		/* 0 = none */
+	int rc;         /* 0 = none */
 	char text[480]; /* one line, no newline */
 };
 
@@ -46,17 +46,18 @@ const char *st_last_error(void);
 /** st_error_take() - copy this thread's latest failure into *e (rc given by the caller). */
 void st_error_take(struct st_error *e, int rc);
 
-/** st_error_save() - this thread's latest failure as it is, for a clean-up that may record others. */
+/** st_error_save() - this thread's latest failure as it is, for a clean-up that may record others.
+ */
 void st_error_save(struct st_error *e);
 
 /** st_error_raise() - make *e this thread's latest failure and return its code. */
 int st_error_raise(const struct st_error *e);
 
 /* A broken invariant of our own: stays alive in release builds, prints and aborts. */
-#define ST_ASSERT(cond)                                                \
-	do {                                                           \
-		if (__builtin_expect(!(cond), 0))                      \
-			st__assert_failed(#cond, __FILE__, __LINE__);  \
+#define ST_ASSERT(cond)                                                                            \
+	do {                                                                                       \
+		if (__builtin_expect(!(cond), 0))                                                  \
+			st__assert_failed(#cond, __FILE__, __LINE__);                              \
 	} while (0)
 _Noreturn void st__assert_failed(const char *cond, const char *file, int line);
 

@@ -15,7 +15,8 @@ struct strata_plan {
 	struct strata_tier tiers[TIER_N];
 };
 
-int strata_plan_open(struct strata_plan **out, const char *config_path, const struct strata_options *opt)
+int strata_plan_open(struct strata_plan **out, const char *config_path,
+		     const struct strata_options *opt)
 {
 	struct strata_plan *p = calloc(1, sizeof(*p));
 	const struct st_plan *plan;
@@ -33,11 +34,13 @@ int strata_plan_open(struct strata_plan **out, const char *config_path, const st
 		p->tiers[a] = (struct strata_tier){
 			.name = a == ST_ARENA_DEVICE ? "device" : "host",
 			.peak_bytes = plan->arena_bytes[a],
-			.budget_bytes = a == ST_ARENA_DEVICE ? plan->cfg.device_bytes : plan->cfg.host_bytes,
+			.budget_bytes = a == ST_ARENA_DEVICE ? plan->cfg.device_bytes
+							     : plan->cfg.host_bytes,
 			.smallest_bytes = plan->min_bytes[a],
 		};
 	p->tiers[TIER_NVME] = (struct strata_tier){
-		.name = "nvme", .peak_bytes = p->setup.info.nvme_disk_bytes,
+		.name = "nvme",
+		.peak_bytes = p->setup.info.nvme_disk_bytes,
 		.smallest_bytes = p->setup.info.nvme_disk_bytes,
 	};
 	*out = p;
@@ -87,18 +90,23 @@ static bool summary_line(const struct strata_plan *p, size_t i, char *line, size
 		return true;
 	case 1:
 		snprintf(line, n, "updates are %s; gradients that wait for them rest %s",
-			 c->update == ST_UPDATE_DEFERRED ? "deferred to the next forward" :
-			 "immediate, inside backward", !plan->has_pending ? "nowhere" :
-			 c->spills_grads ? "on nvme (they do not fit the host budget)" : "in host memory");
+			 c->update == ST_UPDATE_DEFERRED ? "deferred to the next forward"
+							 : "immediate, inside backward",
+			 !plan->has_pending ? "nowhere"
+			 : c->spills_grads  ? "on nvme (they do not fit the host budget)"
+					    : "in host memory");
 		return true;
 	case 2:
-		snprintf(line, n, "%u micro-batches of %zu x %zu tokens, %s order; activations are %s", c->n_mb,
-			 c->model->batch, c->model->seq, c->order == ST_ORDER_VERTICAL ? "vertical" : "horizontal",
+		snprintf(line, n,
+			 "%u micro-batches of %zu x %zu tokens, %s order; activations are %s",
+			 c->n_mb, c->model->batch, c->model->seq,
+			 c->order == ST_ORDER_VERTICAL ? "vertical" : "horizontal",
 			 c->recompute ? "computed again in backward" : "kept");
 		return true;
 	case 3:
-		snprintf(line, n, "%s", c->commits ? "every step is committed to nvme" :
-			 "state is committed when the run stops");
+		snprintf(line, n, "%s",
+			 c->commits ? "every step is committed to nvme"
+				    : "state is committed when the run stops");
 		return true;
 	default:
 		if (pool >= ST_POOL_N)
@@ -110,7 +118,8 @@ static bool summary_line(const struct strata_plan *p, size_t i, char *line, size
 	}
 }
 
-bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i, char *line, size_t line_bytes)
+bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i, char *line,
+		      size_t line_bytes)
 {
 	const struct st_plan *plan = p->setup.plan;
 	const struct st_program *prog =

@@ -22,13 +22,13 @@ enum { BUF_X, BUF_Y, BUF_SAVED, BUF_WORK, BUF_N };
 struct strata_sampler {
 	struct st_gpt2_cfg gpt2;
 	struct st_device *device;
-	struct st_model *model;		/* for the present length */
-	float **weights;		/* [n_units] */
+	struct st_model *model; /* for the present length */
+	float **weights;        /* [n_units] */
 	unsigned n_units;
 	void *buf[BUF_N];
 	size_t buf_bytes[BUF_N];
-	float *logits, *sorted;		/* [vocab] */
-	int32_t *window;		/* [n_positions] */
+	float *logits, *sorted; /* [vocab] */
+	int32_t *window;        /* [n_positions] */
 };
 
 static void *alloc_aligned(size_t bytes)
@@ -52,7 +52,8 @@ static int shape_for(struct strata_sampler *s, size_t seq)
 	s->model = m;
 	for (unsigned i = 0; i < m->n_stages; i++) {
 		const struct st_stage_desc *d = &m->stages[i];
-		const size_t wants[BUF_N] = { d->out_bytes, d->out_bytes, d->saved_bytes, d->fwd_work_bytes };
+		const size_t wants[BUF_N] = { d->out_bytes, d->out_bytes, d->saved_bytes,
+					      d->fwd_work_bytes };
 
 		for (unsigned b = 0; b < BUF_N; b++)
 			if (wants[b] > need[b])
@@ -70,13 +71,15 @@ static int shape_for(struct strata_sampler *s, size_t seq)
 	return 0;
 }
 
-static int load_unit(struct strata_sampler *s, struct st_safetensors *f, const char *dir, unsigned u)
+static int load_unit(struct strata_sampler *s, struct st_safetensors *f, const char *dir,
+		     unsigned u)
 {
 	const struct st_unit_desc *d = &s->model->units[u];
 
 	s->weights[u] = alloc_aligned(d->elems * sizeof(float));
 	if (!s->weights[u])
-		return st_fail(-ENOMEM, "weights of %s: %zu MiB", d->name, d->elems * sizeof(float) >> 20);
+		return st_fail(-ENOMEM, "weights of %s: %zu MiB", d->name,
+			       d->elems * sizeof(float) >> 20);
 	memset(s->weights[u], 0, d->elems * sizeof(float));
 	for (unsigned i = 0; i < d->n_tensors; i++) {
 		const struct st_tensor_desc *t = &d->tensors[i];
@@ -88,7 +91,8 @@ static int load_unit(struct strata_sampler *s, struct st_safetensors *f, const c
 			return st_fail(STRATA_E_INPUT, "%s: tensor %s is missing", dir, t->name);
 		st_safetensors_info(f, (size_t)at, &info);
 		if (!info.is_float || info.elems != t->elems)
-			return st_fail(STRATA_E_INPUT, "%s: tensor %s does not match config.json", dir, t->name);
+			return st_fail(STRATA_E_INPUT, "%s: tensor %s does not match config.json",
+				       dir, t->name);
 		rc = st_safetensors_read(f, (size_t)at, 0, t->elems, s->weights[u] + t->first_elem);
 		if (rc)
 			return rc;
@@ -167,7 +171,11 @@ static int forward(struct strata_sampler *s, const int32_t *tokens)
 
 	for (unsigned i = 0; i < m->n_stages; i++) {
 		struct st_stage_args a = {
-			.tokens = tokens, .x = x, .y = y, .saved = s->buf[BUF_SAVED], .work = s->buf[BUF_WORK],
+			.tokens = tokens,
+			.x = x,
+			.y = y,
+			.saved = s->buf[BUF_SAVED],
+			.work = s->buf[BUF_WORK],
 			.logits = i + 1 == m->n_stages ? s->logits : NULL,
 		};
 		void *swap = x;
@@ -183,7 +191,7 @@ static int forward(struct strata_sampler *s, const int32_t *tokens)
 
 static double uniform(uint64_t *seed)
 {
-	uint64_t z = *seed += 0x9e3779b97f4a7c15u;	/* SplitMix64 */
+	uint64_t z = *seed += 0x9e3779b97f4a7c15u; /* SplitMix64 */
 
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
@@ -227,8 +235,8 @@ static int32_t choose(struct strata_sampler *s, double temperature, unsigned top
 	return (int32_t)best;
 }
 
-int strata_sampler_next(struct strata_sampler *s, const int32_t *tokens, size_t n, double temperature,
-			unsigned top_k, uint64_t *seed, int32_t *token)
+int strata_sampler_next(struct strata_sampler *s, const int32_t *tokens, size_t n,
+			double temperature, unsigned top_k, uint64_t *seed, int32_t *token)
 {
 	size_t seq = n < s->gpt2.n_positions ? n : s->gpt2.n_positions;
 	int rc;
@@ -238,8 +246,8 @@ int strata_sampler_next(struct strata_sampler *s, const int32_t *tokens, size_t 
 	for (size_t i = 0; i < seq; i++) {
 		s->window[i] = tokens[n - seq + i];
 		if (s->window[i] < 0 || (size_t)s->window[i] >= s->gpt2.vocab_size)
-			return st_fail(STRATA_E_INPUT, "token %d is beyond the vocabulary of %zu", s->window[i],
-				       s->gpt2.vocab_size);
+			return st_fail(STRATA_E_INPUT, "token %d is beyond the vocabulary of %zu",
+				       s->window[i], s->gpt2.vocab_size);
 	}
 	rc = shape_for(s, seq);
 	if (!rc)

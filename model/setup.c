@@ -12,7 +12,7 @@
 #include "model/hf.h"
 #include "nvme/store.h"
 
-#define EVAL_MB_MAX 4u	/* micro-batches that share one reading of the parameters */
+#define EVAL_MB_MAX 4u /* micro-batches that share one reading of the parameters */
 
 static int load_config(struct st_setup *s, const char *path, const struct strata_options *opt)
 {
@@ -50,13 +50,17 @@ static int resolve_model(struct st_setup *s)
 		return st_hf_config_read(c->model.init_from, &s->gpt2);
 	if (c->model.name) {
 		if (!st_gpt2_by_name(c->model.name, &s->gpt2))
-			return st_fail(STRATA_E_CONFIG, "strata.model: \"%s\" is no model known here",
+			return st_fail(STRATA_E_CONFIG,
+				       "strata.model: \"%s\" is no model known here",
 				       c->model.name);
 		return 0;
 	}
 	s->gpt2 = (struct st_gpt2_cfg){
-		.n_layer = c->model.n_layer, .n_embd = c->model.n_embd, .n_head = c->model.n_head,
-		.n_positions = c->model.n_positions, .vocab_size = c->model.vocab_size,
+		.n_layer = c->model.n_layer,
+		.n_embd = c->model.n_embd,
+		.n_head = c->model.n_head,
+		.n_positions = c->model.n_positions,
+		.vocab_size = c->model.vocab_size,
 	};
 	return 0;
 }
@@ -65,7 +69,9 @@ static int open_model(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
 	const struct st_device_cfg dev = {
-		.type = c->device == ST_DEVICE_CUDA ? "cuda" : c->device == ST_DEVICE_HOST ? "host" : "auto",
+		.type = c->device == ST_DEVICE_CUDA   ? "cuda"
+			: c->device == ST_DEVICE_HOST ? "host"
+						      : "auto",
 		.dtype = c->dtype,
 		.threads = (unsigned)c->threads,
 	};
@@ -73,18 +79,26 @@ static int open_model(struct st_setup *s)
 	int rc;
 
 	if (seq > s->gpt2.n_positions)
-		return st_fail(STRATA_E_CONFIG, "strata.data.seq_len is %zu, but the model has %zu positions;"
-			       " lower it", seq, s->gpt2.n_positions);
+		return st_fail(STRATA_E_CONFIG,
+			       "strata.data.seq_len is %zu, but the model has %zu positions;"
+			       " lower it",
+			       seq, s->gpt2.n_positions);
 	rc = st_device_open(&s->device, &dev);
-	return rc ? rc : st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
+	return rc ? rc
+		  : st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
 }
 
 static int open_data(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
 	const struct st_data_cfg data = {
-		.train = c->data.train, .val = c->data.val, .held_out = c->data.held_out,
-		.format = c->data.format, .seq = s->model->seq, .vocab = s->model->vocab, .seed = c->seed,
+		.train = c->data.train,
+		.val = c->data.val,
+		.held_out = c->data.held_out,
+		.format = c->data.format,
+		.seq = s->model->seq,
+		.vocab = s->model->vocab,
+		.seed = c->seed,
 	};
 	uint64_t windows, mbs;
 	int rc;
@@ -105,13 +119,16 @@ static int open_data(struct st_setup *s)
 
 static enum st_home home_of(enum st_offload o)
 {
-	return o == ST_OFFLOAD_NVME ? ST_HOME_NVME : o == ST_OFFLOAD_CPU ? ST_HOME_HOST : ST_HOME_DEVICE;
+	return o == ST_OFFLOAD_NVME  ? ST_HOME_NVME
+	       : o == ST_OFFLOAD_CPU ? ST_HOME_HOST
+				     : ST_HOME_DEVICE;
 }
 
 static int make_plan(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
-	bool uses_nvme = c->offload_param == ST_OFFLOAD_NVME || c->offload_optimizer == ST_OFFLOAD_NVME;
+	bool uses_nvme =
+		c->offload_param == ST_OFFLOAD_NVME || c->offload_optimizer == ST_OFFLOAD_NVME;
 	struct st_plan_cfg plan = {
 		.model = s->model,
 		.dtype = c->dtype,
@@ -130,7 +147,7 @@ static int make_plan(struct st_setup *s)
 	};
 	int rc;
 
-	if (plan.update == ST_UPDATE_AUTO)	/* clipping needs the whole norm first */
+	if (plan.update == ST_UPDATE_AUTO) /* clipping needs the whole norm first */
 		plan.update = c->gradient_clipping > 0 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
 	rc = st_plan_create(&s->plan, &plan);
 	if (rc == STRATA_E_NO_FIT && uses_nvme && plan.update == ST_UPDATE_DEFERRED &&
@@ -146,12 +163,24 @@ static void hash_plans(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
 	const uint64_t numeric[] = {
-		s->gpt2.n_layer, s->gpt2.n_embd, s->gpt2.n_head, s->gpt2.n_positions, s->gpt2.vocab_size,
-		c->micro_batch, c->accum_steps, s->model->seq, c->dtype, c->grad_dtype,
-		st_device_numeric_id(s->device), c->optimizer.kind, c->optimizer.decay,
+		s->gpt2.n_layer,
+		s->gpt2.n_embd,
+		s->gpt2.n_head,
+		s->gpt2.n_positions,
+		s->gpt2.vocab_size,
+		c->micro_batch,
+		c->accum_steps,
+		s->model->seq,
+		c->dtype,
+		c->grad_dtype,
+		st_device_numeric_id(s->device),
+		c->optimizer.kind,
+		c->optimizer.decay,
 	};
 	const uint64_t data[] = {
-		s->data ? st_data_fingerprint(s->data) : 0, s->data ? c->seed : 0, s->model->seq,
+		s->data ? st_data_fingerprint(s->data) : 0,
+		s->data ? c->seed : 0,
+		s->model->seq,
 	};
 
 	s->numeric_plan = XXH3_64bits(numeric, sizeof(numeric));
@@ -177,7 +206,8 @@ static void fill_info(struct st_setup *s)
 		.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE],
 		.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST],
 		.nvme_disk_bytes = st_store_disk_bytes(s->plan->layout->extent_bytes,
-						       s->plan->layout->n_extents, (unsigned)s->n_store_paths) +
+						       s->plan->layout->n_extents,
+						       (unsigned)s->n_store_paths) +
 				   s->plan->scratch_bytes,
 		.uses_nvme = c->nvme_paths.n > 0,
 		.device = st_device_caps(s->device)->name,
@@ -185,7 +215,8 @@ static void fill_info(struct st_setup *s)
 	};
 }
 
-int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt, bool needs_data)
+int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
+		  bool needs_data)
 {
 	static const struct strata_options none = STRATA_OPTIONS_DEFAULT;
 	int rc;
@@ -194,8 +225,10 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	if (!opt)
 		opt = &none;
 	if (opt->struct_bytes != sizeof(*opt))
-		return st_fail(-EINVAL, "strata_options.struct_bytes is %zu, not %zu: set it with"
-			       " STRATA_OPTIONS_DEFAULT.", opt->struct_bytes, sizeof(*opt));
+		return st_fail(-EINVAL,
+			       "strata_options.struct_bytes is %zu, not %zu: set it with"
+			       " STRATA_OPTIONS_DEFAULT.",
+			       opt->struct_bytes, sizeof(*opt));
 	rc = st_optim_isa_from_env();
 	if (!rc)
 		rc = load_config(s, config_path, opt);

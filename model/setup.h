@@ -20,10 +20,11 @@ struct st_setup {
 	struct st_device *device;
 	struct st_model *model;
 	struct st_plan *plan;
-	struct st_data *data;		/* NULL: the caller brings batches */
+	struct st_data *data;            /* NULL: the caller brings batches */
 	unsigned n_eval_mb, n_eval_runs; /* an evaluation is so many micro-batches, so many times */
 	uint64_t numeric_plan, data_id;
-	const char *const *store_paths;	/* [n_store_paths]; the output directory if nothing is on nvme */
+	const char *const
+		*store_paths; /* [n_store_paths]; the output directory if nothing is on nvme */
 	size_t n_store_paths;
 	struct strata_info info;
 };
@@ -32,8 +33,8 @@ struct st_setup {
  * st_setup_open() - load the configuration, check data and model, plan. Creates nothing.
  * @param needs_data  in, the configured data is opened and checked (training)
  */
-ST_MUST_CHECK int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
-				bool needs_data);
+ST_MUST_CHECK int st_setup_open(struct st_setup *s, const char *config_path,
+				const struct strata_options *opt, bool needs_data);
 void st_setup_close(struct st_setup *s);
 
 #endif

@@ -27,15 +27,15 @@
 struct strata_trainer {
 	struct st_setup setup;
 	struct st_engine *engine;
-	struct st_safetensors *init;	/* weights to start from, or NULL */
-	char *run_json;			/* [RUN_JSON_BYTES] */
+	struct st_safetensors *init; /* weights to start from, or NULL */
+	char *run_json;              /* [RUN_JSON_BYTES] */
 	int lock_fd;
 	bool made_output, has_store;
 	FILE *log;
-	int32_t *tokens, *targets;	/* [max(n_mb, n_eval_mb) * micro_batch, seq] */
+	int32_t *tokens, *targets; /* [max(n_mb, n_eval_mb) * micro_batch, seq] */
 	uint64_t step, cursor;
-	uint64_t counted_steps, counted_bytes;	/* for bytes per parameter and step */
-	uint64_t first_step;		/* first step of this process */
+	uint64_t counted_steps, counted_bytes; /* for bytes per parameter and step */
+	uint64_t first_step;                   /* first step of this process */
 	atomic_bool stopped;
 	strata_log_fn *log_fn;
 	void *log_user;
@@ -47,7 +47,9 @@ static int path_in(char *out, size_t n, const char *dir, const char *name)
 {
 	int len = snprintf(out, n, "%s/%s", dir, name);
 
-	return len > 0 && (size_t)len < n ? 0 : st_fail(STRATA_E_INPUT, "output %s: the path is too long", dir);
+	return len > 0 && (size_t)len < n
+		       ? 0
+		       : st_fail(STRATA_E_INPUT, "output %s: the path is too long", dir);
 }
 
 static int make_dirs(struct strata_trainer *t, const char *dir)
@@ -63,8 +65,8 @@ static int make_dirs(struct strata_trainer *t, const char *dir)
 			continue;
 		path[i] = '\0';
 		if (mkdir(path, 0777) && errno != EEXIST)
-			return st_fail(STRATA_E_INPUT, "output %s: cannot make directory %s (%s)", dir, path,
-				       strata_strerror(-errno));
+			return st_fail(STRATA_E_INPUT, "output %s: cannot make directory %s (%s)",
+				       dir, path, strata_strerror(-errno));
 		path[i] = '/';
 	}
 	if (mkdir(path, 0777) == 0)
@@ -88,13 +90,17 @@ static int take_output(struct strata_trainer *t, bool resumes)
 		return rc;
 	t->lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (t->lock_fd < 0)
-		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir, strata_strerror(-errno));
+		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir,
+			       strata_strerror(-errno));
 	if (flock(t->lock_fd, LOCK_EX | LOCK_NB))
-		return st_fail(STRATA_E_BUSY, "output %s is in use by another run; choose another --output", dir);
+		return st_fail(STRATA_E_BUSY,
+			       "output %s is in use by another run; choose another --output", dir);
 	rc = path_in(path, sizeof(path), dir, "run.json");
 	if (!rc && !resumes && access(path, F_OK) == 0)
-		return st_fail(STRATA_E_INPUT, "output %s holds a run already; go on with --resume, or choose"
-			       " another --output", dir);
+		return st_fail(STRATA_E_INPUT,
+			       "output %s holds a run already; go on with --resume, or choose"
+			       " another --output",
+			       dir);
 	return rc;
 }
 
@@ -130,8 +136,8 @@ static int read_run_json(struct strata_trainer *t)
 	fd = st_file_open(AT_FDCWD, path, false, path, &size);
 	if (fd < 0)
 		return fd;
-	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path) :
-	     st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
+	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path)
+				   : st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
 	t->run_json[rc ? 0 : size] = '\0';
 	close(fd);
 	return rc;
@@ -193,10 +199,12 @@ static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 	put_number(t->log, "tokens_per_s", m->tokens_per_s);
 	if (isfinite(m->val_loss))
 		put_number(t->log, "val_loss", m->val_loss);
-	fprintf(t->log, ",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
-		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu}\n", (long long)m->step_ns,
-		(long long)m->compute_wait_ns, (unsigned long long)m->nvme_read_bytes,
-		(unsigned long long)m->nvme_write_bytes, (unsigned long long)m->durable_step);
+	fprintf(t->log,
+		",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
+		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu}\n",
+		(long long)m->step_ns, (long long)m->compute_wait_ns,
+		(unsigned long long)m->nvme_read_bytes, (unsigned long long)m->nvme_write_bytes,
+		(unsigned long long)m->durable_step);
 	if (fflush(t->log) || ferror(t->log))
 		return st_fail(-errno, "%s/log.jsonl", t->setup.cfg->output);
 	return 0;
@@ -220,14 +228,18 @@ static int open_init(struct strata_trainer *t)
 			struct st_safetensors_info info;
 
 			if (at < 0) {
-				rc = st_fail(STRATA_E_INPUT, "%s: tensor %s is missing", dir, d->name);
+				rc = st_fail(STRATA_E_INPUT, "%s: tensor %s is missing", dir,
+					     d->name);
 				break;
 			}
 			st_safetensors_info(t->init, (size_t)at, &info);
-			if (!info.is_float || info.n_dims != d->n_dims || info.dims[0] != d->dims[0] ||
+			if (!info.is_float || info.n_dims != d->n_dims ||
+			    info.dims[0] != d->dims[0] ||
 			    (d->n_dims == 2 && info.dims[1] != d->dims[1]))
-				rc = st_fail(STRATA_E_INPUT, "%s: tensor %s has not the shape and dtype that"
-					     " config.json asks for", dir, d->name);
+				rc = st_fail(STRATA_E_INPUT,
+					     "%s: tensor %s has not the shape and dtype that"
+					     " config.json asks for",
+					     dir, d->name);
 		}
 	}
 	return rc;
@@ -257,9 +269,12 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 	struct st_engine_cfg cfg = {
 		.plan = t->setup.plan,
 		.device = t->setup.device,
-		.aio = { .backend = c->nvme.backend, .depth = (unsigned)c->aio.queue_depth,
-			 .threads = (unsigned)c->aio.threads, .block_bytes = c->aio.block_bytes,
-			 .single_submit = c->aio.single_submit, .faulty_inner = "threads" },
+		.aio = { .backend = c->nvme.backend,
+			 .depth = (unsigned)c->aio.queue_depth,
+			 .threads = (unsigned)c->aio.threads,
+			 .block_bytes = c->aio.block_bytes,
+			 .single_submit = c->aio.single_submit,
+			 .faulty_inner = "threads" },
 		.store_paths = t->setup.store_paths,
 		.n_store_paths = (unsigned)t->setup.n_store_paths,
 		.store_weights = c->nvme.weights.n ? weights : NULL,
@@ -267,8 +282,10 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.commit_every = c->nvme.commit_every,
 		.resume = resumes ? t->run_json : NULL,
 		.optim = { .kind = c->optimizer.kind == ST_ADAM_L2 ? ST_OPTIM_ADAM : ST_OPTIM_ADAMW,
-			   .beta1 = c->optimizer.betas[0], .beta2 = c->optimizer.betas[1],
-			   .eps = c->optimizer.eps, .has_bias_correction = c->optimizer.bias_correction },
+			   .beta1 = c->optimizer.betas[0],
+			   .beta2 = c->optimizer.betas[1],
+			   .eps = c->optimizer.eps,
+			   .has_bias_correction = c->optimizer.bias_correction },
 		.weight_decay = c->optimizer.weight_decay,
 		.decays_vectors = c->optimizer.decay == ST_DECAY_ALL,
 		.clip = c->gradient_clipping,
@@ -285,8 +302,8 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 
 static int alloc_batches(struct strata_trainer *t)
 {
-	size_t n_mb = t->setup.cfg->accum_steps > t->setup.n_eval_mb ? t->setup.cfg->accum_steps :
-		      t->setup.n_eval_mb;
+	size_t n_mb = t->setup.cfg->accum_steps > t->setup.n_eval_mb ? t->setup.cfg->accum_steps
+								     : t->setup.n_eval_mb;
 	size_t n = n_mb * t->setup.cfg->micro_batch * t->setup.model->seq;
 
 	t->tokens = calloc(n, sizeof(*t->tokens));
@@ -353,7 +370,8 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	return rc;
 }
 
-int strata_trainer_open(struct strata_trainer **out, const char *config_path, const struct strata_options *opt)
+int strata_trainer_open(struct strata_trainer **out, const char *config_path,
+			const struct strata_options *opt)
 {
 	static const struct strata_options none = STRATA_OPTIONS_DEFAULT;
 	struct strata_trainer *t = calloc(1, sizeof(*t));
@@ -435,11 +453,13 @@ bool strata_trainer_stopped(const struct strata_trainer *t)
 
 /* ---- steps --------------------------------------------------------------------------------- */
 
-static int check_tokens(const struct strata_trainer *t, const int32_t *tokens, size_t n, const char *what)
+static int check_tokens(const struct strata_trainer *t, const int32_t *tokens, size_t n,
+			const char *what)
 {
 	for (size_t i = 0; i < n; i++)
 		if (tokens[i] < 0 || (size_t)tokens[i] >= t->setup.model->vocab)
-			return st_fail(STRATA_E_INPUT, "%s %zu of the batch is %d, beyond the vocabulary of %zu",
+			return st_fail(STRATA_E_INPUT,
+				       "%s %zu of the batch is %d, beyond the vocabulary of %zu",
 				       what, i, tokens[i], t->setup.model->vocab);
 	return 0;
 }
@@ -456,10 +476,12 @@ static int next_batch(struct strata_trainer *t, const int32_t **tokens, const in
 	if (*tokens || *targets)
 		return st_fail(-EINVAL, "a batch needs both tokens and targets.");
 	if (!t->setup.data)
-		return st_fail(STRATA_E_INPUT, "no batch was given, and strata.data.train is not configured");
+		return st_fail(STRATA_E_INPUT,
+			       "no batch was given, and strata.data.train is not configured");
 	*tokens = t->tokens;
 	*targets = t->targets;
-	return st_data_train(t->setup.data, t->cursor, t->setup.cfg->train_batch, t->tokens, t->targets);
+	return st_data_train(t->setup.data, t->cursor, t->setup.cfg->train_batch, t->tokens,
+			     t->targets);
 }
 
 int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const int32_t *targets,
@@ -499,7 +521,8 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 		.grad_norm = out.grad_norm,
 		.clip_factor = out.clip_factor,
 		.lr = in.lr,
-		.tokens_per_s = (double)t->setup.info.tokens_per_step / ((double)out.wall_ns * 1e-9),
+		.tokens_per_s =
+			(double)t->setup.info.tokens_per_step / ((double)out.wall_ns * 1e-9),
 		.step_ns = out.wall_ns,
 		.compute_wait_ns = out.wall_ns > out.compute_ns ? out.wall_ns - out.compute_ns : 0,
 		.nvme_read_bytes = out.read_bytes,
@@ -529,8 +552,9 @@ int strata_trainer_eval(struct strata_trainer *t, double *loss)
 
 		/* Fewer windows than a micro-batch holds: they are taken again. */
 		for (size_t i = 0; !rc && i < per_run; i++)
-			rc = st_data_val(s->data, (r * per_run + i) % st_data_val_windows(s->data), 1,
-					 t->tokens + i * s->model->seq, t->targets + i * s->model->seq);
+			rc = st_data_val(s->data, (r * per_run + i) % st_data_val_windows(s->data),
+					 1, t->tokens + i * s->model->seq,
+					 t->targets + i * s->model->seq);
 		if (!rc)
 			rc = st_engine_eval(t->engine, t->tokens, t->targets, &mean);
 		if (rc)
@@ -552,8 +576,8 @@ int strata_trainer_save(struct strata_trainer *t)
 
 /* ---- result -------------------------------------------------------------------------------- */
 
-static int emit(void *user, const struct st_tensor_desc *d, size_t first, size_t n, const float *master,
-		const float *m, const float *v)
+static int emit(void *user, const struct st_tensor_desc *d, size_t first, size_t n,
+		const float *master, const float *m, const float *v)
 {
 	return st_safetensors_write(user, master, n);
 }
@@ -588,12 +612,16 @@ static int export_model(struct strata_trainer *t)
 			rc = st_safetensors_finish(w);
 	}
 	free(list);
-	return rc ? rc : st_hf_config_write(t->setup.cfg->output, &t->setup.gpt2, t->setup.cfg->save_dtype);
+	return rc ? rc
+		  : st_hf_config_write(t->setup.cfg->output, &t->setup.gpt2,
+				       t->setup.cfg->save_dtype);
 }
 
 int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result)
 {
-	struct strata_result r = { .val_loss = NAN, .nvme_bytes_per_param_step = NAN, .steps = t->step };
+	struct strata_result r = { .val_loss = NAN,
+				   .nvme_bytes_per_param_step = NAN,
+				   .steps = t->step };
 	struct rusage usage;
 	uint64_t hash = 0;
 	int rc = st_engine_save(t->engine);

@@ -34,12 +34,13 @@ struct vec {
 
 struct st_builder {
 	char name[48];
-	int rc;			/* first failure; everything after it does nothing */
+	int rc; /* first failure; everything after it does nothing */
 	uint32_t n_resources;
-	struct vec ops, uses, claims, deps, imports, touches; /* deps.. of the latest op at the end */
-	struct object *resource;	/* [n_resources] */
-	struct vec claim_objects;	/* struct object, one per claim */
-	struct st_op none;		/* what is written to after a failure */
+	struct vec ops, uses, claims, deps, imports,
+		touches;          /* deps.. of the latest op at the end */
+	struct object *resource;  /* [n_resources] */
+	struct vec claim_objects; /* struct object, one per claim */
+	struct st_op none;        /* what is written to after a failure */
 };
 
 static void *vec_add(struct st_builder *b, struct vec *v, size_t item_bytes)
@@ -111,9 +112,15 @@ uint32_t st_builder_op(struct st_builder *b, enum st_op_kind kind, uint32_t unit
 	if (!op)
 		return 0;
 	*op = (struct st_op){
-		.kind = (uint8_t)kind, .lane = (uint8_t)st__op_lane(kind),
-		.unit = unit, .tile = tile, .stage = stage, .mb = mb,
-		.first_use = b->uses.n, .first_dep = b->deps.n, .first_import = b->imports.n,
+		.kind = (uint8_t)kind,
+		.lane = (uint8_t)st__op_lane(kind),
+		.unit = unit,
+		.tile = tile,
+		.stage = stage,
+		.mb = mb,
+		.first_use = b->uses.n,
+		.first_dep = b->deps.n,
+		.first_import = b->imports.n,
 	};
 	return b->ops.n - 1;
 }
@@ -171,7 +178,8 @@ uint32_t st_builder_claim(struct st_builder *b, enum st_pool pool, uint64_t byte
 		return 0;
 	c->pool = (uint8_t)pool;
 	c->first_op = ST_NONE;
-	/* An empty claim takes room too: a range of no length has no place in the order of ranges. */
+	/* An empty claim takes room too: a range of no length has no place in the order of ranges.
+	 */
 	c->bytes = ((bytes ? bytes : 1) + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
 	return b->claims.n - 1;
 }
@@ -184,8 +192,11 @@ void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uin
 
 	if (!u)
 		return;
-	*u = (struct st_use){ .role = (uint8_t)role, .is_write = is_write, .claim = claim,
-			      .addr = { 0, off_bytes }, .bytes = bytes };
+	*u = (struct st_use){ .role = (uint8_t)role,
+			      .is_write = is_write,
+			      .claim = claim,
+			      .addr = { 0, off_bytes },
+			      .bytes = bytes };
 	c = (struct st_claim *)b->claims.data + claim;
 	ST_ASSERT(off_bytes + bytes <= c->bytes);
 	if (c->first_op == ST_NONE) {
@@ -195,23 +206,27 @@ void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uin
 	c->last_op = b->ops.n - 1;
 	c->n_users++;
 	st_builder_last(b)->n_uses++;
-	access_object(b, (struct object *)b->claim_objects.data + claim, off_bytes, off_bytes + bytes,
-		      is_write);
+	access_object(b, (struct object *)b->claim_objects.data + claim, off_bytes,
+		      off_bytes + bytes, is_write);
 }
 
-void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_addr addr, uint64_t bytes,
-			  bool is_write)
+void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_addr addr,
+			  uint64_t bytes, bool is_write)
 {
 	struct st_use *u = vec_add(b, &b->uses, sizeof(*u));
 
 	if (!u)
 		return;
-	*u = (struct st_use){ .role = (uint8_t)role, .is_write = is_write, .claim = ST_NO_CLAIM,
-			      .addr = addr, .bytes = bytes };
+	*u = (struct st_use){ .role = (uint8_t)role,
+			      .is_write = is_write,
+			      .claim = ST_NO_CLAIM,
+			      .addr = addr,
+			      .bytes = bytes };
 	st_builder_last(b)->n_uses++;
 }
 
-void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi, bool is_exclusive)
+void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi,
+		      bool is_exclusive)
 {
 	struct st_touch *t = vec_add(b, &b->touches, sizeof(*t));
 
@@ -230,9 +245,9 @@ void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint
 
 /* ---- addresses ----------------------------------------------------------------------------- */
 
-struct segment {		/* [lo, next segment's lo) was last used by operation `last` */
+struct segment { /* [lo, next segment's lo) was last used by operation `last` */
 	uint64_t lo;
-	int64_t last;		/* -1: never */
+	int64_t last; /* -1: never */
 };
 
 struct skyline {
@@ -250,7 +265,8 @@ static uint64_t seg_end(const struct skyline *s, uint32_t i)
  * The start among free ranges whose latest use lies furthest back; with is_compact, the lowest.
  * @return segment, or ST_NONE
  */
-static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t first_op, bool is_compact)
+static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t first_op,
+			     bool is_compact)
 {
 	uint32_t best = ST_NONE;
 	int64_t best_last = INT64_MAX;
@@ -305,7 +321,8 @@ static int paint(struct skyline *s, uint64_t lo, uint64_t hi, int64_t last)
 }
 
 /* Place every claim of a pool; STRATA_E_NO_FIT when one finds no range. */
-static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t bytes, bool is_compact)
+static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t bytes,
+			bool is_compact)
 {
 	struct skyline s = { .bytes = bytes };
 	int rc = 0;
@@ -320,7 +337,8 @@ static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t 
 	s.cap = 8;
 	s.n = 1;
 	s.seg[0] = (struct segment){ 0, -1 };
-	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1]; k++) {
+	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1];
+	     k++) {
 		struct st_claim *c = &p->claims[p->pool_claims.items[k]];
 		uint32_t at = choose_range(&s, c->bytes, c->first_op, is_compact);
 
@@ -398,7 +416,8 @@ static void tidy_lists(struct st_builder *b)
 			ops[i].n_deps = sort_unique(deps + ops[i].first_dep, ops[i].n_deps);
 		ops[i].n_imports = import_end - ops[i].first_import;
 		if (ops[i].n_imports)
-			ops[i].n_imports = sort_unique(imports + ops[i].first_import, ops[i].n_imports);
+			ops[i].n_imports =
+				sort_unique(imports + ops[i].first_import, ops[i].n_imports);
 	}
 }
 
@@ -416,7 +435,8 @@ static int invert(struct st_csr *out, const struct st_program *p, uint32_t n_key
 	rc = keys && items ? 0 : -ENOMEM;
 	for (uint32_t i = 0; !rc && i < p->n_ops; i++) {
 		const struct st_op *op = &p->ops[i];
-		const uint32_t *list = is_imports ? p->imports + op->first_import : p->deps + op->first_dep;
+		const uint32_t *list =
+			is_imports ? p->imports + op->first_import : p->deps + op->first_dep;
 		uint32_t len = is_imports ? op->n_imports : op->n_deps;
 
 		for (uint32_t d = 0; d < len; d++, at++) {
@@ -502,7 +522,7 @@ static int build_pools(struct st_program *p)
 		items[c] = c;
 		ST_ASSERT(p->claims[c].first_op != ST_NONE);
 	}
-	if (!rc) {		/* by first operation, then stably by pool */
+	if (!rc) { /* by first operation, then stably by pool */
 		struct st_csr by_op = { 0 };
 
 		rc = make_csr(&by_op, p->n_ops, p->n_claims, keys, items);
@@ -519,7 +539,8 @@ static int build_pools(struct st_program *p)
 		int64_t live = 0;
 
 		memset(delta, 0, ((size_t)p->n_ops + 2) * sizeof(*delta));
-		for (uint32_t k = p->pool_claims.first[pool]; k < p->pool_claims.first[pool + 1]; k++) {
+		for (uint32_t k = p->pool_claims.first[pool]; k < p->pool_claims.first[pool + 1];
+		     k++) {
 			const struct st_claim *c = &p->claims[p->pool_claims.items[k]];
 
 			delta[c->first_op] += (int64_t)c->bytes;
@@ -548,7 +569,8 @@ static bool take_vec(struct vec *v, void *out_ptr)
 	return data != NULL;
 }
 
-static int place_all(struct st_program *p, const struct st_pool_place *places, enum st_pool *failed_pool)
+static int place_all(struct st_program *p, const struct st_pool_place *places,
+		     enum st_pool *failed_pool)
 {
 	for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
 		int rc = place_pool(p, pool, places[pool].bytes);
@@ -575,8 +597,8 @@ static int place_all(struct st_program *p, const struct st_pool_place *places, e
 	return 0;
 }
 
-int st_builder_seal(struct st_builder *b, const struct st_pool_place *places, struct st_program **out,
-		    enum st_pool *failed_pool)
+int st_builder_seal(struct st_builder *b, const struct st_pool_place *places,
+		    struct st_program **out, enum st_pool *failed_pool)
 {
 	struct st_program *p = calloc(1, sizeof(*p));
 	uint32_t n_uses = b->uses.n;

@@ -18,12 +18,12 @@ struct emit {
 	uint32_t gate;
 	unsigned n_mb;
 	bool is_pending, saves;
-	uint32_t *param;	/* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
-	uint32_t *accum;	/* [n_units] claim of its gradient sum */
-	bool *is_updated;	/* [n_units] the pending update was applied */
-	uint32_t *act;		/* [n_stages * n_mb] output of a stage */
-	uint32_t *saved;	/* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
-	uint32_t *grad;		/* [n_mb] gradient of the latest stage's input */
+	uint32_t *param;  /* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
+	uint32_t *accum;  /* [n_units] claim of its gradient sum */
+	bool *is_updated; /* [n_units] the pending update was applied */
+	uint32_t *act;    /* [n_stages * n_mb] output of a stage */
+	uint32_t *saved;  /* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
+	uint32_t *grad;   /* [n_mb] gradient of the latest stage's input */
 };
 
 /* ---- resources ----------------------------------------------------------------------------- */
@@ -80,7 +80,8 @@ static struct st_addr param_tile_addr(const struct emit *e, uint32_t tile)
 	return a;
 }
 
-static uint32_t add(struct emit *e, enum st_op_kind kind, uint32_t unit, uint32_t tile, uint64_t bytes)
+static uint32_t add(struct emit *e, enum st_op_kind kind, uint32_t unit, uint32_t tile,
+		    uint64_t bytes)
 {
 	uint32_t op = st_builder_op(e->b, kind, unit, tile, ST_NONE, ST_NONE);
 
@@ -169,7 +170,8 @@ static void use_state(struct emit *e, uint32_t tile, uint32_t claim, bool is_wri
 	if (claim != ST_NO_CLAIM) {
 		st_builder_use(e->b, ST_ROLE_STATE, claim, 0, bytes, is_write);
 	} else {
-		st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[tile], bytes, is_write);
+		st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[tile], bytes,
+				     is_write);
 		st_builder_touch(e->b, r_state(e->l, tile), 0, 0, is_write);
 	}
 }
@@ -183,7 +185,8 @@ static void use_param_tile(struct emit *e, uint32_t tile, bool is_write)
 	if (param_on_nvme(e)) {
 		st_builder_use(e->b, ST_ROLE_PARAM0, e->param[t->unit], lo, bytes, is_write);
 	} else {
-		st_builder_use_fixed(e->b, ST_ROLE_PARAM0, param_tile_addr(e, tile), bytes, is_write);
+		st_builder_use_fixed(e->b, ST_ROLE_PARAM0, param_tile_addr(e, tile), bytes,
+				     is_write);
 		st_builder_touch(e->b, r_param(e->l, t->unit), lo, lo + bytes, is_write);
 	}
 }
@@ -244,7 +247,8 @@ static void commit(struct emit *e)
 {
 	add(e, ST_OP_COMMIT, ST_NONE, ST_NONE, 0);
 	st_builder_touch(e->b, r_one(e->l, R_ROUND), 0, 0, true);
-	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, false);	/* the boundary that it names */
+	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0,
+			 false); /* the boundary that it names */
 	st_builder_after(e->b, e->gate);
 }
 
@@ -256,13 +260,16 @@ static void finish_gradient(struct emit *e, uint32_t unit)
 		bool is_deferred = e->plan->cfg.update == ST_UPDATE_DEFERRED;
 		bool is_at_home = is_deferred && !e->plan->cfg.spills_grads;
 		uint64_t bytes = st_tile_grad_bytes(e->l, t);
-		uint32_t grad = is_at_home ? ST_NO_CLAIM : st_builder_claim(e->b, ST_POOL_REST, bytes);
+		uint32_t grad =
+			is_at_home ? ST_NO_CLAIM : st_builder_claim(e->b, ST_POOL_REST, bytes);
 
 		add(e, ST_OP_REDUCE, unit, t, 0);
-		st_builder_use(e->b, ST_ROLE_ACCUM0, e->accum[unit], tile->first_elem * sizeof(float),
-			       tile->elems * sizeof(float), false);
+		st_builder_use(e->b, ST_ROLE_ACCUM0, e->accum[unit],
+			       tile->first_elem * sizeof(float), tile->elems * sizeof(float),
+			       false);
 		if (is_at_home) {
-			st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[t], bytes, true);
+			st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[t], bytes,
+					     true);
 			st_builder_touch(e->b, r_rest(e->l, t), 0, 0, true);
 		} else {
 			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, true);
@@ -304,7 +311,8 @@ static void need_stage_params(struct emit *e, unsigned stage)
 static void use_work(struct emit *e, size_t bytes)
 {
 	if (bytes)
-		st_builder_use(e->b, ST_ROLE_WORK, st_builder_claim(e->b, ST_POOL_WORK, bytes), 0, bytes, true);
+		st_builder_use(e->b, ST_ROLE_WORK, st_builder_claim(e->b, ST_POOL_WORK, bytes), 0,
+			       bytes, true);
 }
 
 /* Forward of one stage and micro-batch. y: where the output goes. */
@@ -338,7 +346,8 @@ static void emit_forward(struct emit *e, unsigned stage, unsigned mb_lo, unsigne
 
 	need_stage_params(e, stage);
 	for (unsigned mb = mb_lo; mb < mb_hi; mb++) {
-		uint32_t y = s->out_bytes ? st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes) : ST_NO_CLAIM;
+		uint32_t y = s->out_bytes ? st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes)
+					  : ST_NO_CLAIM;
 		uint32_t saved = forward(e, stage, mb, y, false);
 
 		e->act[stage * e->n_mb + mb] = y;
@@ -358,8 +367,9 @@ static void backward(struct emit *e, unsigned stage, unsigned mb)
 		dx = st_builder_claim(e->b, ST_POOL_ACT, x_bytes);
 	if (!is_last && s->saved_bytes && saved == ST_NO_CLAIM) {
 		/* The output is not needed again; it goes where the input's gradient will be. */
-		uint32_t y = dx != ST_NO_CLAIM && x_bytes >= s->out_bytes ?
-			     dx : st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes);
+		uint32_t y = dx != ST_NO_CLAIM && x_bytes >= s->out_bytes
+				     ? dx
+				     : st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes);
 
 		saved = forward(e, stage, mb, y, true);
 	}
@@ -371,13 +381,16 @@ static void backward(struct emit *e, unsigned stage, unsigned mb)
 		if (s->bwd_needs_params)
 			use_param(e, ST_ROLE_PARAM0 + k, u);
 		if (e->accum[u] == ST_NO_CLAIM) {
-			e->accum[u] = st_builder_claim(e->b, ST_POOL_ACCUM, st_unit_accum_bytes(e->l, u));
+			e->accum[u] =
+				st_builder_claim(e->b, ST_POOL_ACCUM, st_unit_accum_bytes(e->l, u));
 			st_builder_last(e->b)->zeroes[k] = true;
 		}
-		st_builder_use(e->b, ST_ROLE_ACCUM0 + k, e->accum[u], 0, st_unit_accum_bytes(e->l, u), true);
+		st_builder_use(e->b, ST_ROLE_ACCUM0 + k, e->accum[u], 0,
+			       st_unit_accum_bytes(e->l, u), true);
 	}
 	if (stage)
-		st_builder_use(e->b, ST_ROLE_X, e->act[(stage - 1) * e->n_mb + mb], 0, x_bytes, false);
+		st_builder_use(e->b, ST_ROLE_X, e->act[(stage - 1) * e->n_mb + mb], 0, x_bytes,
+			       false);
 	if (saved != ST_NO_CLAIM)
 		st_builder_use(e->b, ST_ROLE_SAVED, saved, 0, s->saved_bytes, false);
 	if (!is_last)
@@ -402,7 +415,7 @@ static void emit_backward(struct emit *e, unsigned stage, unsigned mb_lo, unsign
 {
 	const struct st_stage_desc *s = &e->m->stages[stage];
 
-	if (stage + 1 == e->m->n_stages)	/* its forward is inside its backward */
+	if (stage + 1 == e->m->n_stages) /* its forward is inside its backward */
 		need_stage_params(e, stage);
 	else if (s->bwd_needs_params)
 		for (unsigned k = 0; k < s->n_units; k++)
@@ -419,8 +432,8 @@ static void emit_backward(struct emit *e, unsigned stage, unsigned mb_lo, unsign
 /* ---- variants ------------------------------------------------------------------------------ */
 
 /*
- * The first stage may share a unit with a later one (tied embeddings). Its backward then waits until
- * the later one has done so for all micro-batches: the sum is the same whatever their order.
+ * The first stage may share a unit with a later one (tied embeddings). Its backward then waits
+ * until the later one has done so for all micro-batches: the sum is the same whatever their order.
  */
 static bool shares_units(const struct emit *e)
 {
@@ -435,7 +448,7 @@ static bool shares_units(const struct emit *e)
 static void emit_step(struct emit *e)
 {
 	unsigned n = e->m->n_stages, block = e->plan->cfg.order == ST_ORDER_VERTICAL ? e->n_mb : 1;
-	unsigned last = shares_units(e) ? 1 : 0;	/* stages below it come at the end */
+	unsigned last = shares_units(e) ? 1 : 0; /* stages below it come at the end */
 
 	for (unsigned lo = 0; lo < e->n_mb; lo += block) {
 		for (unsigned s = 0; s + 1 < n; s++)
@@ -464,7 +477,8 @@ static void emit_flush(struct emit *e)
 			apply_pending(e, u);
 			e->param[u] = ST_NO_CLAIM;
 		}
-		for (uint32_t t = e->l->unit_first_tile[u]; e->saves && t < e->l->unit_first_tile[u + 1]; t++) {
+		for (uint32_t t = e->l->unit_first_tile[u];
+		     e->saves && t < e->l->unit_first_tile[u + 1]; t++) {
 			if (!param_on_nvme(e) && !(e->plan->cfg.commits))
 				write_param_tile(e, t);
 			if (!state_on_nvme(e) && !(e->plan->cfg.commits))
@@ -479,11 +493,13 @@ static void emit_init(struct emit *e)
 {
 	for (uint32_t t = 0; t < e->l->n_tiles; t++) {
 		uint32_t u = e->l->tiles[t].unit;
-		uint32_t state = state_on_nvme(e) ?
-				 st_builder_claim(e->b, ST_POOL_STATE, st_tile_state_bytes(e->l, t)) : ST_NO_CLAIM;
+		uint32_t state = state_on_nvme(e) ? st_builder_claim(e->b, ST_POOL_STATE,
+								     st_tile_state_bytes(e->l, t))
+						  : ST_NO_CLAIM;
 
 		if (param_on_nvme(e) && t == e->l->unit_first_tile[u])
-			e->param[u] = st_builder_claim(e->b, ST_POOL_PARAM, st_unit_param_bytes(e->l, u));
+			e->param[u] =
+				st_builder_claim(e->b, ST_POOL_PARAM, st_unit_param_bytes(e->l, u));
 		add(e, ST_OP_FILL, u, t, 0);
 		use_param_tile(e, t, true);
 		use_state(e, t, state, true);
@@ -527,7 +543,7 @@ static void emit_export(struct emit *e)
 		need_param(e, u);
 		state = need_state(e, t);
 		op = st_builder_op(e->b, ST_OP_EMIT, u, t, ST_NONE, ST_NONE);
-		st_builder_after(e->b, before);	/* they are handed out in order */
+		st_builder_after(e->b, before); /* they are handed out in order */
 		before = op;
 		use_param_tile(e, t, false);
 		use_state(e, t, state, false);
@@ -583,7 +599,9 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 {
 	const struct st_layout *l = plan->layout;
 	struct emit e = {
-		.plan = plan, .l = l, .m = plan->cfg.model,
+		.plan = plan,
+		.l = l,
+		.m = plan->cfg.model,
 		.n_mb = v == ST_VARIANT_EVAL ? plan->cfg.n_eval_mb : plan->cfg.n_mb,
 		.is_pending = v == ST_VARIANT_STEP_PENDING || v == ST_VARIANT_FLUSH ||
 			      v == ST_VARIANT_SAVE_PENDING,

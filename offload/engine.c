@@ -17,18 +17,18 @@
 #include "offload/lanes_real.h"
 
 #define SNAPSHOT_MAGIC UINT64_C(0x31617461727473) /* "strata1" */
-#define RUNS 4u		/* two in the window, one being filled, one to spare */
+#define RUNS           4u /* two in the window, one being filled, one to spare */
 
 struct command {
 	enum st_variant variant;
-	const struct st_step_in *step;	/* STEP */
+	const struct st_step_in *step;   /* STEP */
 	const int32_t *tokens, *targets; /* EVAL; borrowed until done */
 	float *logits;
 	st_engine_emit *emit;
 	void *emit_user;
-	struct st_run *run;	/* out: the run that did it, read before the next command */
+	struct st_run *run; /* out: the run that did it, read before the next command */
 	bool is_taken, is_done;
-	struct st_error error;	/* rc 0: success */
+	struct st_error error; /* rc 0: success */
 };
 
 struct st_engine {
@@ -45,9 +45,9 @@ struct st_engine {
 	struct st_scratch *scratch;
 	struct st_lanes_real *lanes;
 	struct st_executor *executor;
-	struct st_run *ahead;		/* the look-ahead program's run; its gate is closed */
+	struct st_run *ahead; /* the look-ahead program's run; its gate is closed */
 	uint64_t committing_step;
-	char *run_json;			/* where create() wants it */
+	char *run_json; /* where create() wants it */
 	size_t run_json_bytes;
 	bool removes_store;
 
@@ -56,13 +56,13 @@ struct st_engine {
 	bool has_thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	struct command *command;	/* being served */
+	struct command *command; /* being served */
 	bool is_ready, stops;
 	struct st_error broken;
 	uint64_t durable_step;
 
 	/* Caller's thread only */
-	bool is_due;			/* an update is pending */
+	bool is_due; /* an update is pending */
 	uint64_t step;
 	int64_t report_ns;
 	struct st_lanes_stats at_report;
@@ -247,7 +247,7 @@ static int serve_step(struct st_engine *e, struct command *c)
 	run->cursor_after = c->step->cursor_after;
 	copy_tokens(e, run, c->step->tokens, c->step->targets);
 	st_executor_open(e->executor, run);
-	return 0;		/* op_completed() replies */
+	return 0; /* op_completed() replies */
 }
 
 static int run_until_idle(struct st_engine *e)
@@ -270,7 +270,7 @@ static int serve_other(struct st_engine *e, struct command *c)
 	e->ahead = NULL;
 	rc = run_until_idle(e);
 	if (!rc && c->variant == ST_VARIANT_N)
-		goto out;	/* only wait */
+		goto out; /* only wait */
 	if (!rc)
 		rc = append(e, c->variant, &run);
 	if (rc)
@@ -335,7 +335,7 @@ static void serve(struct st_engine *e)
 				continue;
 			}
 		}
-		(void)turn(e, -1);	/* a failure is in e->broken */
+		(void)turn(e, -1); /* a failure is in e->broken */
 	}
 }
 
@@ -362,13 +362,16 @@ static int open_store(struct st_engine *e)
 		return rc;
 	if (st_store_snapshot(e->store, &e->snapshot, sizeof(e->snapshot)) != sizeof(e->snapshot) ||
 	    e->snapshot.magic != SNAPSHOT_MAGIC)
-		return st_fail(STRATA_E_CORRUPT, "the store holds no committed state to resume from");
+		return st_fail(STRATA_E_CORRUPT,
+			       "the store holds no committed state to resume from");
 	if (e->snapshot.numeric_plan != e->cfg.numeric_plan)
 		return st_fail(STRATA_E_STALE,
-			       "the state was made with another numeric plan (model, batch, dtypes, threads or"
+			       "the state was made with another numeric plan (model, batch, "
+			       "dtypes, threads or"
 			       " instruction set differ); start anew, or restore what was changed");
 	if (e->snapshot.data_id != e->cfg.data_id)
-		return st_fail(STRATA_E_STALE, "the run was made with other data, or another seed or seq_len: its"
+		return st_fail(STRATA_E_STALE,
+			       "the run was made with other data, or another seed or seq_len: its"
 			       " order of text cannot be continued; restore them, or start anew");
 	e->has_snapshot = true;
 	e->exec.boundary.step = e->durable_step = e->snapshot.step;
@@ -389,7 +392,8 @@ static int open_scratch(struct st_engine *e)
 		return st_fail(-ENOMEM, "scratch");
 	for (uint32_t t = 0; t < l->n_tiles; t++)
 		bytes[t] = st_tile_grad_bytes(l, t);
-	rc = st_scratch_create(&e->scratch, e->cfg.store_paths, e->cfg.n_store_paths, bytes, l->n_tiles);
+	rc = st_scratch_create(&e->scratch, e->cfg.store_paths, e->cfg.n_store_paths, bytes,
+			       l->n_tiles);
 	free(bytes);
 	return rc;
 }
@@ -426,7 +430,8 @@ static int start_up(struct st_engine *e)
 	struct st_aio_cfg aio = e->cfg.aio;
 	int rc;
 
-	aio.depth = 2 * e->cfg.aio.depth + 4 * ST_STORE_PATHS_MAX;	/* both directions, and commits */
+	aio.depth =
+		2 * e->cfg.aio.depth + 4 * ST_STORE_PATHS_MAX; /* both directions, and commits */
 	rc = st_aio_open(&e->queue, &aio);
 	if (rc)
 		return rc;
@@ -554,7 +559,7 @@ void st_engine_close(struct st_engine *e, bool removes_store)
 
 	if (!e)
 		return;
-	st_error_save(&last);	/* closing must not hide why */
+	st_error_save(&last); /* closing must not hide why */
 	if (e->has_thread) {
 		pthread_mutex_lock(&e->lock);
 		e->stops = true;
@@ -680,7 +685,7 @@ void st_engine_stats(struct st_engine *e, struct st_lanes_stats *out)
 
 struct tensor_hash {
 	char name[96];
-	uint64_t value[3];	/* master, m, v */
+	uint64_t value[3]; /* master, m, v */
 };
 
 struct hasher {
@@ -689,8 +694,8 @@ struct hasher {
 	size_t n;
 };
 
-static int hash_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, const float *master,
-		      const float *m, const float *v)
+static int hash_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+		      const float *master, const float *m, const float *v)
 {
 	struct hasher *h = user;
 	const float *const parts[3] = { master, m, v };

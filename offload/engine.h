@@ -22,49 +22,49 @@
 struct st_engine;
 
 struct st_engine_cfg {
-	const struct st_plan *plan;	/* borrowed for the engine's life */
-	struct st_device *device;	/* borrowed */
+	const struct st_plan *plan; /* borrowed for the engine's life */
+	struct st_device *device;   /* borrowed */
 	struct st_aio_cfg aio;
 	/* The store: where state lives, or is saved. */
-	const char *const *store_paths;	/* [n_store_paths] directories */
+	const char *const *store_paths; /* [n_store_paths] directories */
 	unsigned n_store_paths;
-	const uint32_t *store_weights;	/* [n_store_paths] or NULL */
+	const uint32_t *store_weights; /* [n_store_paths] or NULL */
 	bool checksum;
-	uint64_t commit_every;		/* steps; the programs commit only if the plan says so */
-	const char *resume;		/* text of an earlier run_json, or NULL for a new store */
+	uint64_t commit_every; /* steps; the programs commit only if the plan says so */
+	const char *resume;    /* text of an earlier run_json, or NULL for a new store */
 	/* Optimizer */
 	struct st_optim_cfg optim;
 	double weight_decay;
-	bool decays_vectors;		/* decay on all tensors, not matrices only */
-	double clip;			/* limit of the global norm; 0 = none */
-	uint64_t numeric_plan;		/* hash of what bits depend on; kept in the snapshot */
-	uint64_t data_id;		/* the same of data, seed and order */
+	bool decays_vectors;   /* decay on all tensors, not matrices only */
+	double clip;           /* limit of the global norm; 0 = none */
+	uint64_t numeric_plan; /* hash of what bits depend on; kept in the snapshot */
+	uint64_t data_id;      /* the same of data, seed and order */
 	/* First values: elements [first, first + n) of tensor t of a unit, fp32. On the worker. */
 	int (*fill)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out);
 	void *fill_user;
 };
 
-struct st_snapshot {		/* what the root of a commit names: the boundary after `step` */
+struct st_snapshot { /* what the root of a commit names: the boundary after `step` */
 	uint64_t magic, step;
-	uint64_t cursor;	/* data windows consumed, the caller's */
+	uint64_t cursor; /* data windows consumed, the caller's */
 	uint64_t numeric_plan, data_id;
 };
 
 struct st_step_in {
 	const int32_t *tokens, *targets; /* [n_mb * batch * seq] */
 	double lr;
-	double beta1, beta2;	/* < 0: the configured ones (OneCycle moves them) */
-	uint64_t cursor_after;	/* goes into the snapshot of this step's boundary */
+	double beta1, beta2;   /* < 0: the configured ones (OneCycle moves them) */
+	uint64_t cursor_after; /* goes into the snapshot of this step's boundary */
 };
 
 struct st_step_out {
 	uint64_t step;
-	double loss;		/* mean over all tokens of the step */
-	double grad_norm;	/* before clipping */
+	double loss;      /* mean over all tokens of the step */
+	double grad_norm; /* before clipping */
 	double clip_factor;
-	uint64_t durable_step;	/* latest step whose commit is durable */
-	int64_t wall_ns;	/* since the step before was reported */
-	int64_t compute_ns;	/* of that, the compute lane was busy */
+	uint64_t durable_step;            /* latest step whose commit is durable */
+	int64_t wall_ns;                  /* since the step before was reported */
+	int64_t compute_ns;               /* of that, the compute lane was busy */
 	uint64_t read_bytes, write_bytes; /* NVMe, since the step before was reported */
 };
 
@@ -73,10 +73,11 @@ struct st_step_out {
  * @param run_json  out [run_json_bytes] text that names the store, to be kept for resume
  * @return 0; -ENOMEM; STRATA_E_INPUT, _BUSY, _CORRUPT, _STALE, -ENOSPC of the store
  */
-ST_MUST_CHECK int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, char *run_json,
-				   size_t run_json_bytes);
+ST_MUST_CHECK int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg,
+				   char *run_json, size_t run_json_bytes);
 
-/** st_engine_close() - stop; a pending update that was not saved is lost. `removes_store` deletes it. */
+/** st_engine_close() - stop; a pending update that was not saved is lost. `removes_store` deletes
+ * it. */
 void st_engine_close(struct st_engine *e, bool removes_store);
 
 /** st_engine_resumed() - the snapshot that the store held; false for a new one. */
@@ -85,30 +86,35 @@ bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out);
 /** st_engine_step() - one optimizer step; returns when its loss and norm are known.
  *  @return 0; STRATA_E_NUMERIC (loss or norm not finite; nothing of this step was applied, or in
  *          immediate mode nothing of it will be committed); an I/O failure */
-ST_MUST_CHECK int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_step_out *out);
+ST_MUST_CHECK int st_engine_step(struct st_engine *e, const struct st_step_in *in,
+				 struct st_step_out *out);
 
-/** st_engine_eval() - mean loss of n_eval_mb micro-batches with the parameters after the last step. */
+/** st_engine_eval() - mean loss of n_eval_mb micro-batches with the parameters after the last step.
+ */
 ST_MUST_CHECK int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *targets,
 				 double *loss);
 
-/** st_engine_logits() - forward of one micro-batch; [vocab] of the last position of the last sequence
- *  that is asked for. Needs n_eval_mb == 1. */
+/** st_engine_logits() - forward of one micro-batch; [vocab] of the last position of the last
+ * sequence that is asked for. Needs n_eval_mb == 1. */
 ST_MUST_CHECK int st_engine_logits(struct st_engine *e, const int32_t *tokens, float *logits);
 
-/** st_engine_save() - apply what is pending; the store then holds the state after the last step, durably. */
+/** st_engine_save() - apply what is pending; the store then holds the state after the last step,
+ * durably. */
 ST_MUST_CHECK int st_engine_save(struct st_engine *e);
 
 /* One tensor's run of elements, in order of units and elements; padding is left out. */
 typedef int st_engine_emit(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
 			   const float *master, const float *m, const float *v);
-/** st_engine_export() - hand out the whole state. emit runs on the worker. Applies what is pending. */
+/** st_engine_export() - hand out the whole state. emit runs on the worker. Applies what is pending.
+ */
 ST_MUST_CHECK int st_engine_export(struct st_engine *e, st_engine_emit *emit, void *user);
 
 /** st_engine_state_hash() - hash of the logical state: per tensor, sorted by name, master, m and v;
  *  step and cursor. Independent of placement and budgets. */
 ST_MUST_CHECK int st_engine_state_hash(struct st_engine *e, uint64_t *hash);
 
-/** st_engine_rebase() - what moved and passed until now does not count for the next step's report. */
+/** st_engine_rebase() - what moved and passed until now does not count for the next step's report.
+ */
 void st_engine_rebase(struct st_engine *e);
 
 /** st_engine_io() - name of the I/O backend in use; static storage. */

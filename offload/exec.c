@@ -6,14 +6,16 @@
 #include <math.h>
 #include <string.h>
 
-#define CHUNK_ELEMS ((size_t)4 * ST_NUMERIC_TILE) /* what a thread takes at a time; never cuts a tile */
+#define CHUNK_ELEMS                                                                                \
+	((size_t)4 * ST_NUMERIC_TILE) /* what a thread takes at a time; never cuts a tile */
 
 static void *at(const struct st_exec *x, const struct st_use *u)
 {
 	return x->arena[u->addr.arena] + u->addr.off_bytes;
 }
 
-static const struct st_use *find_use(const struct st_program *p, const struct st_op *op, enum st_role role)
+static const struct st_use *find_use(const struct st_program *p, const struct st_op *op,
+				     enum st_role role)
 {
 	for (uint32_t i = 0; i < op->n_uses; i++)
 		if (p->uses[op->first_use + i].role == role)
@@ -88,7 +90,8 @@ static int run_backward(struct st_exec *x, const struct st_program *p, const str
 	stage_args(x, p, op, run, &a);
 	for (unsigned k = 0; k < m->stages[op->stage].n_units; k++)
 		if (op->zeroes[k])
-			st_fill_zero(x->cfg->device, a.grads[k], find_use(p, op, ST_ROLE_ACCUM0 + k)->bytes);
+			st_fill_zero(x->cfg->device, a.grads[k],
+				     find_use(p, op, ST_ROLE_ACCUM0 + k)->bytes);
 	if (a.loss_sum)
 		*a.loss_sum = 0;
 	m->bwd(m, x->cfg->device, op->stage, &a);
@@ -144,8 +147,8 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 	}
 }
 
-int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1, double beta2,
-		    double grad_scale, struct st_optim_step out[2])
+int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
+		    double beta2, double grad_scale, struct st_optim_step out[2])
 {
 	struct st_optim_cfg optim = cfg->optim;
 	int rc;
@@ -172,10 +175,13 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 	run->grad_norm = norm;
 	if (!isfinite(run->mean_loss) || !isfinite(norm))
 		return st_fail(STRATA_E_NUMERIC,
-			       "step %llu: the %s is not finite; lower the learning rate, or look at the data",
-			       (unsigned long long)run->step, isfinite(run->mean_loss) ? "gradient norm" : "loss");
+			       "step %llu: the %s is not finite; lower the learning rate, or look "
+			       "at the data",
+			       (unsigned long long)run->step,
+			       isfinite(run->mean_loss) ? "gradient norm" : "loss");
 	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
-	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->beta2, run->clip_factor, optim);
+	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->beta2, run->clip_factor,
+			     optim);
 	if (rc)
 		return rc;
 	x->boundary.step = run->step;
@@ -188,7 +194,8 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 
 /* Calls fn for each run of elements that tile and a tensor share; off: in the tile. */
 static int each_tensor(const struct st_exec *x, uint32_t tile,
-		       int (*fn)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off),
+		       int (*fn)(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+				 size_t off),
 		       void *user)
 {
 	const struct st_tile *tl = &x->plan->layout->tiles[tile];
@@ -199,7 +206,8 @@ static int each_tensor(const struct st_exec *x, uint32_t tile,
 		const struct st_tensor_desc *t = &u->tensors[i];
 		size_t lo = t->first_elem > tl->first_elem ? t->first_elem : tl->first_elem;
 		size_t hi = t->first_elem + t->elems < end ? t->first_elem + t->elems : end;
-		int rc = lo < hi ? fn(user, t, lo - t->first_elem, hi - lo, lo - tl->first_elem) : 0;
+		int rc =
+			lo < hi ? fn(user, t, lo - t->first_elem, hi - lo, lo - tl->first_elem) : 0;
 
 		if (rc)
 			return rc;
@@ -214,18 +222,21 @@ struct piece {
 	const float *m, *v;
 };
 
-static int fill_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
+static int fill_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+		      size_t off)
 {
 	const struct piece *p = user;
 
 	return p->x->cfg->fill(p->x->cfg->fill_user, t, first, n, p->master + off);
 }
 
-static int emit_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
+static int emit_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+		      size_t off)
 {
 	const struct piece *p = user;
 
-	return p->run->emit(p->run->emit_user, t, first, n, p->master + off, p->m + off, p->v + off);
+	return p->run->emit(p->run->emit_user, t, first, n, p->master + off, p->m + off,
+			    p->v + off);
 }
 
 static int run_fill(struct st_exec *x, const struct st_program *p, const struct st_op *op)
@@ -295,6 +306,7 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void 
 	case ST_OP_EMIT:
 		return run_emit(x, p, op, run);
 	default:
-		return st_fail(-EINVAL, "%s is no operation of the compute lane", st_op_name(op->kind));
+		return st_fail(-EINVAL, "%s is no operation of the compute lane",
+			       st_op_name(op->kind));
 	}
 }

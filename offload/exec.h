@@ -14,14 +14,14 @@
 struct st_run {
 	bool is_busy;
 	enum st_variant variant;
-	uint64_t step;			/* STEP: its number, 1-based */
-	int32_t *tokens, *targets;	/* [max micro-batches * batch * seq] */
-	double *loss;			/* [max micro-batches] sums */
+	uint64_t step;             /* STEP: its number, 1-based */
+	int32_t *tokens, *targets; /* [max micro-batches * batch * seq] */
+	double *loss;              /* [max micro-batches] sums */
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
-	float *logits;			/* EVAL: of the last position, or NULL */
-	struct st_optim_step optim[2];	/* IMMEDIATE updates: without and with decay */
+	float *logits;                            /* EVAL: of the last position, or NULL */
+	struct st_optim_step optim[2];            /* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
 	bool is_reported;
 	st_engine_emit *emit;
@@ -39,7 +39,7 @@ struct st_exec {
 	const struct st_engine_cfg *cfg;
 	const struct st_plan *plan;
 	char *arena[ST_ARENA_N];
-	double *leaves;			/* [n_leaves] sums of squares */
+	double *leaves; /* [n_leaves] sums of squares */
 	struct st_boundary boundary;
 };
 
@@ -47,7 +47,8 @@ struct st_exec {
 int st_exec_run(void *user, const struct st_program *p, uint32_t op, void *ctx);
 
 /** st_exec_prepare() - both forms of the optimizer's factors for a step. */
-ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
-				  double beta2, double grad_scale, struct st_optim_step out[2]);
+ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr,
+				  double beta1, double beta2, double grad_scale,
+				  struct st_optim_step out[2]);
 
 #endif

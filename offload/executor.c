@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW 2u
+#define WINDOW   2u
 #define DONE_MAX 64u
 
 enum op_state { OP_WAITING, OP_READY, OP_SUBMITTED, OP_DONE };
@@ -15,16 +15,16 @@ struct instance {
 	const struct st_program *p;
 	void *ctx;
 	bool is_live, is_open, is_cancelled;
-	uint32_t *left;		/* [n_ops] edges, imports and claims still missing */
-	uint8_t *state;		/* [n_ops] enum op_state */
-	uint32_t *users_left;	/* [n_claims] */
-	uint32_t *touch_left;	/* [n_resources] */
-	uint32_t cursor[ST_POOL_N];	/* next claim of each pool to reserve */
-	uint32_t gate;		/* a ready gate that is not open yet, or ST_NONE */
+	uint32_t *left;             /* [n_ops] edges, imports and claims still missing */
+	uint8_t *state;             /* [n_ops] enum op_state */
+	uint32_t *users_left;       /* [n_claims] */
+	uint32_t *touch_left;       /* [n_resources] */
+	uint32_t cursor[ST_POOL_N]; /* next claim of each pool to reserve */
+	uint32_t gate;              /* a ready gate that is not open yet, or ST_NONE */
 	uint32_t n_done, in_flight;
 };
 
-struct held {			/* a claim that was reserved and has not ended */
+struct held { /* a claim that was reserved and has not ended */
 	uint64_t lo, hi;
 	uint32_t slot, claim;
 };
@@ -34,7 +34,7 @@ struct held_list {
 	uint32_t n;
 };
 
-struct heap {			/* lowest (age, op) first */
+struct heap { /* lowest (age, op) first */
 	uint64_t *items;
 	uint32_t n;
 };
@@ -43,7 +43,7 @@ struct st_executor {
 	struct st_executor_cfg cfg;
 	uint32_t waits_on[ST_LANE_N];
 	struct instance slot[WINDOW];
-	uint32_t oldest;	/* slot of the program that runs */
+	uint32_t oldest; /* slot of the program that runs */
 	uint32_t max_ops, max_claims, max_resources;
 	struct held_list held[ST_POOL_N];
 	struct heap ready[ST_LANE_N];
@@ -143,7 +143,8 @@ int st_executor_create(struct st_executor **out, const struct st_executor_cfg *c
 	x->cfg = *cfg;
 	for (unsigned l = 0; l < ST_LANE_N; l++)
 		/* Gates never reach a lane, so none can wait for one. */
-		x->waits_on[l] = cfg->lanes.ops->waits_on(cfg->lanes.priv, l) & ~(1u << ST_LANE_GATE);
+		x->waits_on[l] =
+			cfg->lanes.ops->waits_on(cfg->lanes.priv, l) & ~(1u << ST_LANE_GATE);
 	*out = x;
 	return 0;
 }
@@ -174,14 +175,16 @@ int st_executor_admit(struct st_executor *x, const struct st_program *p)
 		if (grow_instance(&x->slot[i], x->max_ops, x->max_claims, x->max_resources))
 			return st_fail(-ENOMEM, "executor: program %s", p->name);
 	for (unsigned q = 0; q < ST_POOL_N; q++) {
-		struct held *h = reallocarray(x->held[q].items, WINDOW * (size_t)x->max_claims, sizeof(*h));
+		struct held *h =
+			reallocarray(x->held[q].items, WINDOW * (size_t)x->max_claims, sizeof(*h));
 
 		if (!h)
 			return st_fail(-ENOMEM, "executor: program %s", p->name);
 		x->held[q].items = h;
 	}
 	for (unsigned l = 0; l < ST_LANE_N; l++) {
-		uint64_t *h = reallocarray(x->ready[l].items, WINDOW * (size_t)x->max_ops, sizeof(*h));
+		uint64_t *h =
+			reallocarray(x->ready[l].items, WINDOW * (size_t)x->max_ops, sizeof(*h));
 
 		if (!h)
 			return st_fail(-ENOMEM, "executor: program %s", p->name);
@@ -239,12 +242,12 @@ int st_executor_append(struct st_executor *x, const struct st_program *p, void *
 {
 	struct instance *prev = nth(x, 0), *in;
 
-	ST_ASSERT(st_executor_has_room(x) && p->n_ops <= x->max_ops && p->n_claims < x->max_claims &&
-		  p->n_resources < x->max_resources);
+	ST_ASSERT(st_executor_has_room(x) && p->n_ops <= x->max_ops &&
+		  p->n_claims < x->max_claims && p->n_resources < x->max_resources);
 	if (x->error.rc)
 		return st_error_raise(&x->error);
 	if (!p->n_ops)
-		return 0;	/* nothing to do, so it is done */
+		return 0; /* nothing to do, so it is done */
 	if (!prev->is_live) {
 		in = prev;
 		prev = NULL;
@@ -322,7 +325,7 @@ static void reserve_in_order(struct st_executor *x)
 				in->cursor[pool]++;
 			}
 			if (in->cursor[pool] < n)
-				break;	/* a later program's claims come after this one's */
+				break; /* a later program's claims come after this one's */
 		}
 	}
 }
@@ -337,7 +340,8 @@ static bool is_held(const struct st_executor *x, const struct instance *in, uint
 	return false;
 }
 
-/* The wrong way, for the test that shows it: whoever is ready but for its claims takes what is free. */
+/* The wrong way, for the test that shows it: whoever is ready but for its claims takes what is
+ * free. */
 static void reserve_when_ready(struct st_executor *x)
 {
 	for (uint32_t k = 0; k < WINDOW; k++) {
@@ -562,7 +566,8 @@ static void drop_cancelled(struct st_executor *x)
 	for (uint32_t i = 0; i < WINDOW; i++) {
 		struct instance *in = &x->slot[i];
 
-		if (in->is_live && in->in_flight == 0 && (in->is_cancelled || (x->error.rc && !x->in_flight)))
+		if (in->is_live && in->in_flight == 0 &&
+		    (in->is_cancelled || (x->error.rc && !x->in_flight)))
 			drop_instance(x, in);
 	}
 }
@@ -574,7 +579,8 @@ static uint32_t find_stuck(struct st_executor *x)
 	const struct instance *in = nth(x, 0);
 	uint32_t op = 0;
 
-	if (!in->is_live || (in->gate != ST_NONE && in->state[in->gate] == OP_READY && !in->is_open))
+	if (!in->is_live ||
+	    (in->gate != ST_NONE && in->state[in->gate] == OP_READY && !in->is_open))
 		return ST_NONE;
 	while (op + 1 < in->p->n_ops && in->state[op] == OP_DONE)
 		op++;

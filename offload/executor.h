@@ -28,7 +28,8 @@ struct st_executor;
 
 struct st_executor_cfg {
 	struct st_lanes lanes;
-	/* optional. Each operation of each program, once: rc 0, its failure, or STRATA_E_CANCELLED. */
+	/* optional. Each operation of each program, once: rc 0, its failure, or STRATA_E_CANCELLED.
+	 */
 	void (*completed)(void *user, void *ctx, const struct st_program *p, uint32_t op, int rc);
 	void *user;
 	/* For tests: reserve when an operation is ready instead of in program order (deadlocks). */

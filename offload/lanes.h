@@ -26,7 +26,8 @@ struct st_lanes_ops {
 	/* required. Bit l: `lane` waits by itself for what was submitted to lane l. */
 	uint32_t (*waits_on)(void *priv, enum st_lane lane);
 	/* required. ctx is the instance's, passed through. */
-	int (*submit)(void *priv, const struct st_program *p, uint32_t op, void *ctx, uint64_t token);
+	int (*submit)(void *priv, const struct st_program *p, uint32_t op, void *ctx,
+		      uint64_t token);
 	/* required. Completions; 0 after a wake-up or time-out; <0: the lanes are broken. */
 	int (*wait)(void *priv, struct st_lane_done *done, unsigned max, int64_t timeout_ns);
 };

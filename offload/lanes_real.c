@@ -9,11 +9,11 @@
 
 #include "core/clock.h"
 
-#define IO_OPS 32u	/* operations accepted per direction */
-#define COMPUTE_OPS 4u	/* queued for the worker, so that it need not wait for the engine thread */
-#define DONE_RING (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
+#define IO_OPS      32u /* operations accepted per direction */
+#define COMPUTE_OPS 4u  /* queued for the worker, so that it need not wait for the engine thread */
+#define DONE_RING   (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
 
-struct io_op {		/* an accepted read or write operation */
+struct io_op { /* an accepted read or write operation */
 	uint64_t token;
 	const struct st_program *p;
 	uint32_t op;
@@ -31,9 +31,9 @@ struct io_req {
 };
 
 struct direction {
-	struct io_op ops[IO_OPS];	/* FIFO: head .. head + n */
+	struct io_op ops[IO_OPS]; /* FIFO: head .. head + n */
 	uint32_t head, n;
-	struct io_req *reqs;		/* [depth] */
+	struct io_req *reqs; /* [depth] */
 	uint32_t n_busy;
 };
 
@@ -48,7 +48,7 @@ struct job {
 
 struct st_lanes_real {
 	struct st_lanes_real_cfg cfg;
-	struct direction dir[2];	/* 0 read, 1 write */
+	struct direction dir[2]; /* 0 read, 1 write */
 	struct st_lane_done done[DONE_RING];
 	uint32_t n_done;
 	struct {
@@ -61,7 +61,7 @@ struct st_lanes_real {
 	} commit;
 	pthread_t worker;
 	bool has_worker;
-	pthread_mutex_t lock;		/* what follows is shared with the worker */
+	pthread_mutex_t lock; /* what follows is shared with the worker */
 	pthread_cond_t has_job;
 	struct job jobs[COMPUTE_OPS];
 	uint32_t job_head, n_jobs;
@@ -116,8 +116,8 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static int submit_compute(struct st_lanes_real *r, const struct st_program *p, uint32_t op, void *ctx,
-			  uint64_t token)
+static int submit_compute(struct st_lanes_real *r, const struct st_program *p, uint32_t op,
+			  void *ctx, uint64_t token)
 {
 	int rc = -EAGAIN;
 
@@ -165,8 +165,9 @@ static char *buffer_of(const struct st_lanes_real *r, const struct io_op *o, uin
 	const struct st_use *use = &o->p->uses[op->first_use];
 	char *base = r->cfg.arena[use->addr.arena] + use->addr.off_bytes;
 
-	if (op->tile == ST_NONE)	/* all of a unit: its tiles lie one behind the other */
-		base += r->cfg.layout->tiles[tile].first_elem * st_dtype_bytes(r->cfg.layout->dtype);
+	if (op->tile == ST_NONE) /* all of a unit: its tiles lie one behind the other */
+		base += r->cfg.layout->tiles[tile].first_elem *
+			st_dtype_bytes(r->cfg.layout->dtype);
 	return base;
 }
 
@@ -207,7 +208,7 @@ static void fail_op(struct io_op *o, int rc)
 		o->rc = rc;
 		st_error_take(&o->error, rc);
 	}
-	o->next_tile = o->end_tile;	/* nothing more of it is started */
+	o->next_tile = o->end_tile; /* nothing more of it is started */
 }
 
 static struct io_req *free_request(struct st_lanes_real *r, struct direction *d)
@@ -286,8 +287,8 @@ static void finish_request(struct st_lanes_real *r, struct io_req *q)
 	pthread_mutex_unlock(&r->lock);
 }
 
-static int submit_io(struct st_lanes_real *r, struct direction *d, const struct st_program *p, uint32_t op,
-		     uint64_t token)
+static int submit_io(struct st_lanes_real *r, struct direction *d, const struct st_program *p,
+		     uint32_t op, uint64_t token)
 {
 	const struct st_op *o = &p->ops[op];
 	const struct st_layout *l = r->cfg.layout;
@@ -297,7 +298,9 @@ static int submit_io(struct st_lanes_real *r, struct direction *d, const struct 
 		return -EAGAIN;
 	slot = &d->ops[(d->head + d->n++) % IO_OPS];
 	*slot = (struct io_op){
-		.token = token, .p = p, .op = op,
+		.token = token,
+		.p = p,
+		.op = op,
 		.next_tile = o->tile != ST_NONE ? o->tile : l->unit_first_tile[o->unit],
 		.end_tile = o->tile != ST_NONE ? o->tile + 1 : l->unit_first_tile[o->unit + 1],
 	};
@@ -386,7 +389,8 @@ static uint32_t real_waits_on(void *priv, enum st_lane lane)
 	return lane == ST_LANE_COMPUTE ? 1u << ST_LANE_COMPUTE : 0;
 }
 
-static int real_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx, uint64_t token)
+static int real_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx,
+		       uint64_t token)
 {
 	struct st_lanes_real *r = priv;
 

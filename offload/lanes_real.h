@@ -20,12 +20,12 @@
 struct st_lanes_real;
 
 struct st_lanes_real_cfg {
-	struct st_aio_queue *queue;	/* opened by the calling thread; borrowed */
-	struct st_store *store;		/* borrowed; NULL when no program moves store data */
-	struct st_scratch *scratch;	/* borrowed or NULL */
+	struct st_aio_queue *queue; /* opened by the calling thread; borrowed */
+	struct st_store *store;     /* borrowed; NULL when no program moves store data */
+	struct st_scratch *scratch; /* borrowed or NULL */
 	const struct st_layout *layout;
 	char *arena[ST_ARENA_N];
-	unsigned depth;			/* requests in flight per direction */
+	unsigned depth; /* requests in flight per direction */
 	/* Runs an operation of the compute lane, on the worker. */
 	int (*compute)(void *user, const struct st_program *p, uint32_t op, void *ctx);
 	/* What a commit records: bytes written to out (at most ST_STORE_SNAPSHOT_MAX). */
@@ -36,13 +36,14 @@ struct st_lanes_real_cfg {
 };
 
 struct st_lanes_stats {
-	int64_t compute_ns;		/* the worker ran an operation */
-	int64_t kind_ns[ST_OP_KINDS];	/* of that, by operation */
+	int64_t compute_ns;               /* the worker ran an operation */
+	int64_t kind_ns[ST_OP_KINDS];     /* of that, by operation */
 	uint64_t read_bytes, write_bytes; /* by requests that completed */
 	uint64_t commits;
 };
 
-ST_MUST_CHECK int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_cfg *cfg);
+ST_MUST_CHECK int st_lanes_real_create(struct st_lanes_real **out,
+				       const struct st_lanes_real_cfg *cfg);
 void st_lanes_real_destroy(struct st_lanes_real *r);
 struct st_lanes st_lanes_real(struct st_lanes_real *r);
 /** st_lanes_real_stats() - sums since creation. Any thread. */

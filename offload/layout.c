@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #define STATE_GAP_BYTES ((size_t)4096)
-#define GAP_STEP_BYTES	((size_t)1344)	/* 21 cache lines; three of them fit the gap */
+#define GAP_STEP_BYTES  ((size_t)1344) /* 21 cache lines; three of them fit the gap */
 
 size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile)
 {
@@ -19,8 +19,8 @@ size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile)
 	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10) + STATE_GAP_BYTES;
 }
 
-void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo, float **m,
-			  float **v)
+void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo,
+			  float **m, float **v)
 {
 	size_t n = l->tiles[tile].elems;
 	char *at = (char *)state + GAP_STEP_BYTES;
@@ -109,7 +109,8 @@ static int name_extents(struct st_layout *l)
 			l->extent_names[e] = NULL;
 			return -ENOMEM;
 		}
-		l->extent_bytes[e] = e & 1 ? st_tile_state_bytes(l, e / 2) : st_tile_param_bytes(l, e / 2);
+		l->extent_bytes[e] =
+			e & 1 ? st_tile_state_bytes(l, e / 2) : st_tile_param_bytes(l, e / 2);
 	}
 	return 0;
 }
@@ -120,8 +121,8 @@ static int check_units(const struct st_model *m)
 		const struct st_unit_desc *d = &m->units[u];
 
 		if (!d->n_tensors || d->elems % ST_NUMERIC_TILE)
-			return st_fail(-EINVAL, "unit %s: %zu elements are not whole numeric tiles", d->name,
-				       d->elems);
+			return st_fail(-EINVAL, "unit %s: %zu elements are not whole numeric tiles",
+				       d->name, d->elems);
 		for (unsigned t = 0; t < d->n_tensors; t++)
 			if (d->tensors[t].first_elem % ST_NUMERIC_TILE ||
 			    d->tensors[t].first_elem + d->tensors[t].elems > d->elems)

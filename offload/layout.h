@@ -13,8 +13,9 @@
  *
  * n is a multiple of ST_NUMERIC_TILE, so both are multiples of 4096 bytes. The 4096 bytes are spent
  * as gaps of some cache lines before each array: arrays that start at equal offsets modulo 64 KiB
- * make the optimizer's loads wait for its stores, at half the rate (measured on Zen 3). Extent 2i is the
- * parameter of tile i, extent 2i+1 its state. The layout is a function of model and formats only.
+ * make the optimizer's loads wait for its stores, at half the rate (measured on Zen 3). Extent 2i
+ *is the parameter of tile i, extent 2i+1 its state. The layout is a function of model and formats
+ *only.
  */
 #ifndef OFFLOAD_LAYOUT_H
 #define OFFLOAD_LAYOUT_H
@@ -24,23 +25,23 @@
 
 struct st_tile {
 	uint32_t unit;
-	bool is_matrix;		/* its tensors have two dimensions: weight decay applies by default */
-	size_t first_elem;	/* in the unit */
-	size_t elems;		/* padded */
-	size_t first_leaf;	/* index of its first numeric tile in the whole model */
+	bool is_matrix;    /* its tensors have two dimensions: weight decay applies by default */
+	size_t first_elem; /* in the unit */
+	size_t elems;      /* padded */
+	size_t first_leaf; /* index of its first numeric tile in the whole model */
 };
 
 struct st_layout {
 	const struct st_model *model;
-	enum st_dtype dtype;		/* of parameters: BF16 (split master) or F32 */
-	enum st_dtype grad_dtype;	/* of resting gradients */
+	enum st_dtype dtype;      /* of parameters: BF16 (split master) or F32 */
+	enum st_dtype grad_dtype; /* of resting gradients */
 	uint32_t n_units, n_tiles;
-	struct st_tile *tiles;		/* [n_tiles], ascending by unit and element */
-	uint32_t *unit_first_tile;	/* [n_units + 1] */
+	struct st_tile *tiles;     /* [n_tiles], ascending by unit and element */
+	uint32_t *unit_first_tile; /* [n_units + 1] */
 	size_t n_leaves;
-	uint32_t n_extents;		/* 2 * n_tiles */
-	uint64_t *extent_bytes;		/* [n_extents] */
-	char **extent_names;		/* [n_extents] "h.0.mlp.c_fc.weight[262144..524288) state" */
+	uint32_t n_extents;     /* 2 * n_tiles */
+	uint64_t *extent_bytes; /* [n_extents] */
+	char **extent_names;    /* [n_extents] "h.0.mlp.c_fc.weight[262144..524288) state" */
 };
 
 ST_MUST_CHECK int st_layout_create(struct st_layout **out, const struct st_model *model,
@@ -52,8 +53,8 @@ size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile);
 size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile);
 size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile);
 /* The arrays of a tile's state, inside its buffer; *lo is NULL in fp32. */
-void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo, float **m,
-			  float **v);
+void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo,
+			  float **m, float **v);
 size_t st_unit_param_bytes(const struct st_layout *l, uint32_t unit);
 size_t st_unit_accum_bytes(const struct st_layout *l, uint32_t unit);
 

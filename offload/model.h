@@ -26,47 +26,47 @@
 enum st_init { ST_INIT_ZERO, ST_INIT_ONE, ST_INIT_NORMAL };
 
 struct st_tensor_desc {
-	char name[96];		/* the name on disk: Hugging Face's */
-	unsigned n_dims;	/* 1 or 2 */
+	char name[96];   /* the name on disk: Hugging Face's */
+	unsigned n_dims; /* 1 or 2 */
 	size_t dims[2];
-	size_t elems;		/* product */
-	size_t first_elem;	/* in the unit; a multiple of ST_NUMERIC_TILE */
-	unsigned segment;	/* in the unit, ascending from 0 */
+	size_t elems;      /* product */
+	size_t first_elem; /* in the unit; a multiple of ST_NUMERIC_TILE */
+	unsigned segment;  /* in the unit, ascending from 0 */
 	enum st_init init;
-	float init_std;		/* ST_INIT_NORMAL */
+	float init_std; /* ST_INIT_NORMAL */
 };
 
 struct st_unit_desc {
-	char name[32];		/* "wte", "wpe", "h.0", "ln_f" */
+	char name[32]; /* "wte", "wpe", "h.0", "ln_f" */
 	const struct st_tensor_desc *tensors;
 	unsigned n_tensors;
-	size_t elems;		/* padded, a multiple of ST_NUMERIC_TILE */
+	size_t elems; /* padded, a multiple of ST_NUMERIC_TILE */
 };
 
 struct st_stage_desc {
-	char name[32];			/* "embed", "h.0", "loss" */
+	char name[32]; /* "embed", "h.0", "loss" */
 	unsigned units[ST_STAGE_UNITS_MAX];
 	unsigned n_units;
-	bool bwd_needs_params;		/* false: backward reads no parameter (embedding) */
-	size_t out_bytes;		/* y of one micro-batch; 0 for the last stage */
-	size_t saved_bytes;		/* what forward leaves for backward, one micro-batch */
+	bool bwd_needs_params; /* false: backward reads no parameter (embedding) */
+	size_t out_bytes;      /* y of one micro-batch; 0 for the last stage */
+	size_t saved_bytes;    /* what forward leaves for backward, one micro-batch */
 	size_t fwd_work_bytes, bwd_work_bytes; /* scratch during the call */
-	double fwd_flops, bwd_flops;	/* of one micro-batch, products and attention */
+	double fwd_flops, bwd_flops;           /* of one micro-batch, products and attention */
 };
 
-struct st_stage_args {			/* of one call; everything borrowed */
-	const int32_t *tokens, *targets; /* [batch * seq] of this micro-batch */
-	const void *params[ST_STAGE_UNITS_MAX];	/* unit bases, compute dtype */
-	float *grads[ST_STAGE_UNITS_MAX];	/* unit bases, fp32, added to (bwd) */
-	const void *x;			/* input activation (not the first stage) */
-	void *y;			/* output activation (fwd, not the last stage) */
-	void *saved;			/* written by fwd, read by bwd */
+struct st_stage_args {                          /* of one call; everything borrowed */
+	const int32_t *tokens, *targets;        /* [batch * seq] of this micro-batch */
+	const void *params[ST_STAGE_UNITS_MAX]; /* unit bases, compute dtype */
+	float *grads[ST_STAGE_UNITS_MAX];       /* unit bases, fp32, added to (bwd) */
+	const void *x;                          /* input activation (not the first stage) */
+	void *y;                                /* output activation (fwd, not the last stage) */
+	void *saved;                            /* written by fwd, read by bwd */
 	void *work;
-	const void *dy;			/* bwd, not the last stage */
-	void *dx;			/* bwd, not the first stage */
-	float grad_scale;		/* last stage, bwd: weight of one token's loss in the step's mean */
-	double *loss_sum;		/* last stage: += sum of the tokens' losses, summed in token order */
-	float *logits;			/* last stage, fwd, sampling only: [vocab] of the last position, or NULL */
+	const void *dy;   /* bwd, not the last stage */
+	void *dx;         /* bwd, not the first stage */
+	float grad_scale; /* last stage, bwd: weight of one token's loss in the step's mean */
+	double *loss_sum; /* last stage: += sum of the tokens' losses, summed in token order */
+	float *logits; /* last stage, fwd, sampling only: [vocab] of the last position, or NULL */
 };
 
 struct st_model {
@@ -75,10 +75,10 @@ struct st_model {
 	unsigned n_units;
 	const struct st_stage_desc *stages;
 	unsigned n_stages;
-	size_t batch, seq;		/* of one micro-batch */
+	size_t batch, seq; /* of one micro-batch */
 	size_t vocab;
-	size_t n_params;		/* without padding */
-	double flops_per_token;		/* 6 P + 12 L C T: what "model FLOPs" means */
+	size_t n_params;        /* without padding */
+	double flops_per_token; /* 6 P + 12 L C T: what "model FLOPs" means */
 	void *priv;
 	void (*fwd)(const struct st_model *m, struct st_device *dev, unsigned stage,
 		    const struct st_stage_args *a);

@@ -6,17 +6,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN_BYTES ((uint64_t)4096)
-#define STATE_TILES_USEFUL 48u	/* tiles in flight that hide any drive's latency */
-#define REST_TILES_USEFUL 8u
+#define ALIGN_BYTES        ((uint64_t)4096)
+#define STATE_TILES_USEFUL 48u /* tiles in flight that hide any drive's latency */
+#define REST_TILES_USEFUL  8u
 
 const char *st_variant_name(enum st_variant v)
 {
 	static const char *const names[] = {
-		[ST_VARIANT_INIT] = "init", [ST_VARIANT_LOAD] = "load", [ST_VARIANT_STEP] = "step",
-		[ST_VARIANT_STEP_PENDING] = "step with a pending update", [ST_VARIANT_FLUSH] = "flush",
-		[ST_VARIANT_SAVE] = "save", [ST_VARIANT_SAVE_PENDING] = "save with a pending update",
-		[ST_VARIANT_EVAL] = "evaluation", [ST_VARIANT_EXPORT] = "export",
+		[ST_VARIANT_INIT] = "init",
+		[ST_VARIANT_LOAD] = "load",
+		[ST_VARIANT_STEP] = "step",
+		[ST_VARIANT_STEP_PENDING] = "step with a pending update",
+		[ST_VARIANT_FLUSH] = "flush",
+		[ST_VARIANT_SAVE] = "save",
+		[ST_VARIANT_SAVE_PENDING] = "save with a pending update",
+		[ST_VARIANT_EVAL] = "evaluation",
+		[ST_VARIANT_EXPORT] = "export",
 	};
 	return names[v];
 }
@@ -47,11 +52,13 @@ static void place_homes(struct st_plan *p)
 	const struct st_layout *l = p->layout;
 
 	for (uint32_t u = 0; u < l->n_units && p->cfg.param_home != ST_HOME_NVME; u++)
-		p->param_addr[u] = take(p, p->cfg.param_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE :
-					ST_ARENA_HOST, st_unit_param_bytes(l, u));
+		p->param_addr[u] = take(
+			p, p->cfg.param_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
+			st_unit_param_bytes(l, u));
 	for (uint32_t t = 0; t < l->n_tiles && p->cfg.state_home != ST_HOME_NVME; t++)
-		p->state_addr[t] = take(p, p->cfg.state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE :
-					ST_ARENA_HOST, st_tile_state_bytes(l, t));
+		p->state_addr[t] = take(
+			p, p->cfg.state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
+			st_tile_state_bytes(l, t));
 	for (uint32_t t = 0; t < l->n_tiles && p->has_pending; t++) {
 		if (p->cfg.spills_grads)
 			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
@@ -132,7 +139,7 @@ static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 		rc = st_compile(p, v, p->places, &p->program[v], &failed);
 		if (rc == STRATA_E_NO_FIT) {
 			pool_bytes[failed] += align_up(pool_bytes[failed] / 32 + ALIGN_BYTES);
-			drop_programs(p);	/* later pools move */
+			drop_programs(p); /* later pools move */
 			v = 0;
 		} else if (rc) {
 			return rc;
@@ -176,7 +183,9 @@ static void spread_rest(struct st_plan *p, uint64_t *pool_bytes)
 		uint64_t left;
 
 		lay_out(p, pool_bytes);
-		left = !budget ? more : budget > p->arena_bytes[arena] ? budget - p->arena_bytes[arena] : 0;
+		left = !budget                          ? more
+		       : budget > p->arena_bytes[arena] ? budget - p->arena_bytes[arena]
+							: 0;
 		pool_bytes[pool] += more < left ? more : left;
 		pool_bytes[pool] &= ~(ALIGN_BYTES - 1);
 	}
@@ -189,8 +198,9 @@ static int check_budget(const struct st_plan *p, uint32_t arena, const char *nam
 	if (!budget_of(p, arena) || p->min_bytes[arena] <= budget_of(p, arena))
 		return 0;
 	return st_fail(STRATA_E_NO_FIT,
-		       "%s memory of %.1f MiB is too small: the smallest that works is \"%s\": \"%lluMiB\"", name,
-		       (double)budget_of(p, arena) / (1 << 20), key, (unsigned long long)mib);
+		       "%s memory of %.1f MiB is too small: the smallest that works is \"%s\": "
+		       "\"%lluMiB\"",
+		       name, (double)budget_of(p, arena) / (1 << 20), key, (unsigned long long)mib);
 }
 
 static int decide(struct st_plan *p)

@@ -29,45 +29,47 @@
 enum st_home { ST_HOME_DEVICE, ST_HOME_HOST, ST_HOME_NVME };
 
 struct st_plan_cfg {
-	const struct st_model *model;	/* borrowed for the plan's life */
-	enum st_dtype dtype;		/* BF16 or F32 */
+	const struct st_model *model; /* borrowed for the plan's life */
+	enum st_dtype dtype;          /* BF16 or F32 */
 	enum st_dtype grad_dtype;
-	unsigned n_mb;			/* micro-batches of a step (gradient accumulation) */
-	unsigned n_eval_mb;		/* micro-batches of an evaluation program; 0 = no evaluation */
+	unsigned n_mb;      /* micro-batches of a step (gradient accumulation) */
+	unsigned n_eval_mb; /* micro-batches of an evaluation program; 0 = no evaluation */
 	enum st_home param_home, state_home;
-	enum st_update update;		/* IMMEDIATE or DEFERRED */
+	enum st_update update; /* IMMEDIATE or DEFERRED */
 	enum st_order order;
-	bool recompute;			/* activation checkpointing: forward again inside backward */
-	bool acts_on_host;		/* stage inputs rest in the host arena */
-	bool spills_grads;		/* pending gradients rest on NVMe scratch, not in host memory */
-	bool commits;			/* every step is committed; then all homes are written through */
+	bool recompute;    /* activation checkpointing: forward again inside backward */
+	bool acts_on_host; /* stage inputs rest in the host arena */
+	bool spills_grads; /* pending gradients rest on NVMe scratch, not in host memory */
+	bool commits;      /* every step is committed; then all homes are written through */
 	uint64_t device_bytes, host_bytes; /* budgets; 0 = as much as is useful */
 };
 
 /* Which program. A step or flush is "pending" when the update of the step before is still due. */
 enum st_variant {
-	ST_VARIANT_INIT,	/* first values everywhere; commit */
-	ST_VARIANT_LOAD,	/* what lives in memory, from the store */
-	ST_VARIANT_STEP, ST_VARIANT_STEP_PENDING,
-	ST_VARIANT_FLUSH,	/* apply the pending update */
-	ST_VARIANT_SAVE, ST_VARIANT_SAVE_PENDING, /* everything in the store is current; commit */
-	ST_VARIANT_EVAL,	/* forward and loss only */
-	ST_VARIANT_EXPORT,	/* each tile's master weights and moments, in order */
+	ST_VARIANT_INIT, /* first values everywhere; commit */
+	ST_VARIANT_LOAD, /* what lives in memory, from the store */
+	ST_VARIANT_STEP,
+	ST_VARIANT_STEP_PENDING,
+	ST_VARIANT_FLUSH, /* apply the pending update */
+	ST_VARIANT_SAVE,
+	ST_VARIANT_SAVE_PENDING, /* everything in the store is current; commit */
+	ST_VARIANT_EVAL,         /* forward and loss only */
+	ST_VARIANT_EXPORT,       /* each tile's master weights and moments, in order */
 	ST_VARIANT_N
 };
 
 struct st_plan {
 	struct st_plan_cfg cfg;
 	struct st_layout *layout;
-	bool has_pending;		/* some unit is DEFERRED: steps leave an update behind */
-	struct st_addr *param_addr;	/* [n_units] home in memory, if it has one */
-	struct st_addr *state_addr;	/* [n_tiles] */
-	struct st_addr *rest_addr;	/* [n_tiles] pending gradients that rest in memory */
+	bool has_pending;           /* some unit is DEFERRED: steps leave an update behind */
+	struct st_addr *param_addr; /* [n_units] home in memory, if it has one */
+	struct st_addr *state_addr; /* [n_tiles] */
+	struct st_addr *rest_addr;  /* [n_tiles] pending gradients that rest in memory */
 	struct st_pool_place places[ST_POOL_N];
-	uint64_t arena_bytes[ST_ARENA_N];	/* what the engine allocates */
-	uint64_t resident_bytes[ST_ARENA_N];	/* of that: homes and resting gradients */
-	uint64_t min_bytes[ST_ARENA_N];		/* the smallest budgets that work */
-	uint64_t scratch_bytes;			/* NVMe scratch for spilled gradients */
+	uint64_t arena_bytes[ST_ARENA_N];         /* what the engine allocates */
+	uint64_t resident_bytes[ST_ARENA_N];      /* of that: homes and resting gradients */
+	uint64_t min_bytes[ST_ARENA_N];           /* the smallest budgets that work */
+	uint64_t scratch_bytes;                   /* NVMe scratch for spilled gradients */
 	struct st_program *program[ST_VARIANT_N]; /* NULL: this plan never runs it */
 };
 
@@ -88,7 +90,8 @@ uint64_t st_plan_write_bytes(const struct st_plan *p);
 uint32_t st_plan_resources(const struct st_layout *l);
 
 /* offload/compile.c: emit one variant. Addresses of homes are taken from the plan. */
-ST_MUST_CHECK int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_pool_place *places,
-			     struct st_program **out, enum st_pool *failed_pool);
+ST_MUST_CHECK int st_compile(const struct st_plan *plan, enum st_variant v,
+			     const struct st_pool_place *places, struct st_program **out,
+			     enum st_pool *failed_pool);
 
 #endif

@@ -131,22 +131,22 @@ void st_program_print(const struct st_program *p, uint32_t i, char *line, size_t
 
 /* ---- verification -------------------------------------------------------------------------- */
 
-struct past {			/* an earlier access to an object */
+struct past { /* an earlier access to an object */
 	uint32_t op;
 	bool is_write;
 	uint64_t lo, hi;
 };
 
-struct object {			/* a claim, the memory of an arena that stays, or a resource */
-	struct past *list;	/* what no later write covers */
+struct object {            /* a claim, the memory of an arena that stays, or a resource */
+	struct past *list; /* what no later write covers */
 	uint32_t n, cap;
 };
 
 struct verifier {
 	const struct st_program *p;
-	uint32_t *mark, *stack;	/* [n_ops] scratch of has_path(); marks equal to stamp are seen */
+	uint32_t *mark, *stack; /* [n_ops] scratch of has_path(); marks equal to stamp are seen */
 	uint32_t stamp;
-	struct object *objects;	/* claims, arenas, resources */
+	struct object *objects; /* claims, arenas, resources */
 	uint32_t n_objects;
 };
 
@@ -161,7 +161,8 @@ static bool has_edge(const struct st_program *p, uint32_t from, uint32_t to)
 {
 	const struct st_op *op = &p->ops[to];
 
-	return bsearch(&from, p->deps + op->first_dep, op->n_deps, sizeof(uint32_t), cmp_u32) != NULL;
+	return bsearch(&from, p->deps + op->first_dep, op->n_deps, sizeof(uint32_t), cmp_u32) !=
+	       NULL;
 }
 
 /* Is `from` an ancestor of `to`? */
@@ -199,15 +200,20 @@ static int verify_edges(const struct st_program *p)
 		n_deps += p->ops[i].n_deps;
 		for (uint32_t d = 0; d < p->ops[i].n_deps; d++)
 			if (p->deps[p->ops[i].first_dep + d] >= i)
-				return st_fail(-EPROTO, "%s: operation %u has an edge to %u, which is not before it",
+				return st_fail(-EPROTO,
+					       "%s: operation %u has an edge to %u, which is not "
+					       "before it",
 					       p->name, i, p->deps[p->ops[i].first_dep + d]);
 	}
 	if (p->succs.first[p->n_ops] != n_deps)
-		return st_fail(-EPROTO, "%s: %u edges back, %u forth", p->name, n_deps, p->succs.first[p->n_ops]);
+		return st_fail(-EPROTO, "%s: %u edges back, %u forth", p->name, n_deps,
+			       p->succs.first[p->n_ops]);
 	for (uint32_t i = 0; i < p->n_ops; i++)
 		for (uint32_t k = p->succs.first[i]; k < p->succs.first[i + 1]; k++)
 			if (p->succs.items[k] >= p->n_ops || !has_edge(p, i, p->succs.items[k]))
-				return st_fail(-EPROTO, "%s: operation %u is followed by %u, which has no edge to it",
+				return st_fail(-EPROTO,
+					       "%s: operation %u is followed by %u, which has no "
+					       "edge to it",
 					       p->name, i, p->succs.items[k]);
 	return 0;
 }
@@ -243,19 +249,23 @@ static int verify_lives(const struct st_program *p)
 			c = &p->claims[u->claim];
 			if (has_places)
 				lo = p->place[c->pool].base_bytes + c->off_bytes;
-			if (u->addr.off_bytes < lo || u->addr.off_bytes + u->bytes > lo + c->bytes ||
+			if (u->addr.off_bytes < lo ||
+			    u->addr.off_bytes + u->bytes > lo + c->bytes ||
 			    (has_places && u->addr.arena != p->place[c->pool].arena))
-				rc = st_fail(-EPROTO, "%s: operation %u uses memory outside claim %u", p->name,
-					     i, u->claim);
-			else if (i < c->first_op || i > c->last_op || (!users[u->claim]++ && i != c->first_op))
-				rc = st_fail(-EPROTO, "%s: operation %u uses claim %u outside its life", p->name,
-					     i, u->claim);
+				rc = st_fail(-EPROTO,
+					     "%s: operation %u uses memory outside claim %u",
+					     p->name, i, u->claim);
+			else if (i < c->first_op || i > c->last_op ||
+				 (!users[u->claim]++ && i != c->first_op))
+				rc = st_fail(-EPROTO,
+					     "%s: operation %u uses claim %u outside its life",
+					     p->name, i, u->claim);
 		}
 	}
 	for (uint32_t c = 0; !rc && c < p->n_claims; c++)
 		if (users[c] != p->claims[c].n_users)
-			rc = st_fail(-EPROTO, "%s: claim %u has %u users, not %u", p->name, c, users[c],
-				     p->claims[c].n_users);
+			rc = st_fail(-EPROTO, "%s: claim %u has %u users, not %u", p->name, c,
+				     users[c], p->claims[c].n_users);
 	free(users);
 	return rc;
 }
@@ -271,15 +281,16 @@ static int verify_claims(const struct st_program *p)
 			const struct st_claim *b = &p->claims[list[i]];
 
 			if (b->off_bytes + b->bytes > p->place[pool].bytes)
-				return st_fail(-EPROTO, "%s: claim %u lies outside %s", p->name, list[i],
-					       st_pool_name(pool));
+				return st_fail(-EPROTO, "%s: claim %u lies outside %s", p->name,
+					       list[i], st_pool_name(pool));
 			for (uint32_t j = 0; j < i; j++) {
 				const struct st_claim *a = &p->claims[list[j]];
 
 				if (a->last_op >= b->first_op &&
 				    ranges_meet(a->off_bytes, a->bytes, b->off_bytes, b->bytes))
-					return st_fail(-EPROTO, "%s: claims %u and %u of %s overlap", p->name,
-						       list[j], list[i], st_pool_name(pool));
+					return st_fail(
+						-EPROTO, "%s: claims %u and %u of %s overlap",
+						p->name, list[j], list[i], st_pool_name(pool));
 			}
 		}
 	}
@@ -300,11 +311,16 @@ static int verify_access(struct verifier *v, uint32_t object, struct past now)
 	for (uint32_t i = 0; i < o->n; i++) {
 		struct past a = o->list[i];
 
-		if (a.op != now.op && (a.is_write || now.is_write) && a.lo < now.hi && now.lo < a.hi) {
+		if (a.op != now.op && (a.is_write || now.is_write) && a.lo < now.hi &&
+		    now.lo < a.hi) {
 			if (!has_path(v, a.op, now.op))
-				return st_fail(-EPROTO, "%s: operations %u and %u use the same %s and nothing"
-					       " orders them", v->p->name, a.op, now.op,
-					       object < v->p->n_claims + ST_ARENA_N ? "memory" : "resource");
+				return st_fail(
+					-EPROTO,
+					"%s: operations %u and %u use the same %s and nothing"
+					" orders them",
+					v->p->name, a.op, now.op,
+					object < v->p->n_claims + ST_ARENA_N ? "memory"
+									     : "resource");
 			n = 1;
 		}
 		if (!(now.is_write && a.op != now.op && a.lo >= now.lo && a.hi <= now.hi))
@@ -327,7 +343,8 @@ static bool imports(const struct st_program *p, uint32_t op, uint32_t resource)
 {
 	const struct st_op *o = &p->ops[op];
 
-	return bsearch(&resource, p->imports + o->first_import, o->n_imports, sizeof(uint32_t), cmp_u32) != NULL;
+	return bsearch(&resource, p->imports + o->first_import, o->n_imports, sizeof(uint32_t),
+		       cmp_u32) != NULL;
 }
 
 static int verify_accesses(struct verifier *v)
@@ -339,19 +356,25 @@ static int verify_accesses(struct verifier *v)
 	for (uint32_t i = 0; rc >= 0 && i < p->n_ops; i++) {
 		for (uint32_t k = 0; rc >= 0 && k < p->ops[i].n_uses; k++) {
 			const struct st_use *u = &p->uses[p->ops[i].first_use + k];
-			uint32_t object = u->claim == ST_NO_CLAIM ? p->n_claims + u->addr.arena : u->claim;
+			uint32_t object =
+				u->claim == ST_NO_CLAIM ? p->n_claims + u->addr.arena : u->claim;
 
-			rc = verify_access(v, object, (struct past){ i, u->is_write, u->addr.off_bytes,
-								     u->addr.off_bytes + u->bytes });
+			rc = verify_access(v, object,
+					   (struct past){ i, u->is_write, u->addr.off_bytes,
+							  u->addr.off_bytes + u->bytes });
 		}
 		for (; rc >= 0 && t < p->n_touches && p->touch_list[t].op == i; t++) {
 			const struct st_touch *touch = &p->touch_list[t];
 
-			rc = verify_access(v, p->n_claims + ST_ARENA_N + touch->resource,
-					   (struct past){ i, touch->is_exclusive, touch->lo, touch->hi });
+			rc = verify_access(
+				v, p->n_claims + ST_ARENA_N + touch->resource,
+				(struct past){ i, touch->is_exclusive, touch->lo, touch->hi });
 			if (rc == 0 && !imports(p, i, touch->resource))
-				rc = st_fail(-EPROTO, "%s: operation %u is the first to touch resource %u and does"
-					     " not import it", p->name, i, touch->resource);
+				rc = st_fail(-EPROTO,
+					     "%s: operation %u is the first to touch resource %u "
+					     "and does"
+					     " not import it",
+					     p->name, i, touch->resource);
 		}
 	}
 	return rc < 0 ? rc : 0;

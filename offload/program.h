@@ -24,60 +24,60 @@
 #include "offload/layout.h"
 
 /* What an operation does; the lane that does it; what a line of the printed program calls it. */
-#define ST_OPS(X)                                                                               \
-	X(GATE, GATE, "gate")		/* the step begins: batch and learning rate are there */    \
-	X(READ_PARAM, READ, "read-param")	/* parameters of a unit, store to memory */              \
-	X(READ_STATE, READ, "read-state")	/* state of a tile, store to memory */                   \
-	X(READ_GRAD, READ, "read-grad")	/* resting gradient of a tile, scratch to memory */      \
-	X(WRITE_PARAM, WRITE, "write-param")	/* parameters of a tile, memory to store */              \
-	X(WRITE_STATE, WRITE, "write-state")                                                     \
-	X(WRITE_GRAD, WRITE, "write-grad")                                                       \
-	X(COMMIT, COMMIT, "commit")		/* what was written becomes the durable version */       \
-	X(FORWARD, COMPUTE, "forward")	/* a stage on a micro-batch */                           \
-	X(BACKWARD, COMPUTE, "backward")                                                         \
-	X(REDUCE, COMPUTE, "reduce")		/* round a tile's gradient once, sum its squares */      \
-	X(NORM, COMPUTE, "norm")		/* loss, global norm, clip factor: the pending update */ \
-	X(UPDATE, COMPUTE, "update")		/* optimizer on a tile */                                \
-	X(FILL, COMPUTE, "fill")		/* first values of a tile */                             \
-	X(EMIT, COMPUTE, "emit")		/* a tile's master weights and moments, to export or hash */
+#define ST_OPS(X)                                                                                  \
+	X(GATE, GATE, "gate")             /* the step begins: batch and learning rate are there */ \
+	X(READ_PARAM, READ, "read-param") /* parameters of a unit, store to memory */              \
+	X(READ_STATE, READ, "read-state") /* state of a tile, store to memory */                   \
+	X(READ_GRAD, READ, "read-grad")   /* resting gradient of a tile, scratch to memory */      \
+	X(WRITE_PARAM, WRITE, "write-param") /* parameters of a tile, memory to store */           \
+	X(WRITE_STATE, WRITE, "write-state")                                                       \
+	X(WRITE_GRAD, WRITE, "write-grad")                                                         \
+	X(COMMIT, COMMIT, "commit")    /* what was written becomes the durable version */          \
+	X(FORWARD, COMPUTE, "forward") /* a stage on a micro-batch */                              \
+	X(BACKWARD, COMPUTE, "backward")                                                           \
+	X(REDUCE, COMPUTE, "reduce") /* round a tile's gradient once, sum its squares */           \
+	X(NORM, COMPUTE, "norm")     /* loss, global norm, clip factor: the pending update */      \
+	X(UPDATE, COMPUTE, "update") /* optimizer on a tile */                                     \
+	X(FILL, COMPUTE, "fill")     /* first values of a tile */                                  \
+	X(EMIT, COMPUTE, "emit")     /* a tile's master weights and moments, to export or hash */
 
 enum st_op_kind {
 #define ST_X(name, lane, text) ST_OP_##name,
 	ST_OPS(ST_X)
 #undef ST_X
-	ST_OP_KINDS
+		ST_OP_KINDS
 };
 
 /* Resources that work. Host device: compute and optimizer share one thread team, so one lane. */
-#define ST_LANES(X)        \
-	X(GATE, "gate")    \
-	X(READ, "nvme-read") \
-	X(WRITE, "nvme-write") \
-	X(COMMIT, "commit") \
+#define ST_LANES(X)                                                                                \
+	X(GATE, "gate")                                                                            \
+	X(READ, "nvme-read")                                                                       \
+	X(WRITE, "nvme-write")                                                                     \
+	X(COMMIT, "commit")                                                                        \
 	X(COMPUTE, "compute")
 
 enum st_lane {
 #define ST_X(name, text) ST_LANE_##name,
 	ST_LANES(ST_X)
 #undef ST_X
-	ST_LANE_N
+		ST_LANE_N
 };
 
 /* Classes of memory: each has its own budget and its own cursor in program order. */
-#define ST_POOLS(X)                                                               \
-	X(PARAM, "parameters")       /* units that were read */                   \
-	X(ACCUM, "accumulators")     /* fp32 gradients of the units in backward */ \
-	X(ACT, "activations")        /* stage inputs and their gradients */       \
-	X(SAVED, "saved")            /* what forward leaves for backward */       \
-	X(WORK, "workspace")         /* scratch of one call */                    \
-	X(STATE, "states")           /* optimizer states in, updated, out */      \
-	X(REST, "gradients")         /* rounded gradients until their update */
+#define ST_POOLS(X)                                                                                \
+	X(PARAM, "parameters")   /* units that were read */                                        \
+	X(ACCUM, "accumulators") /* fp32 gradients of the units in backward */                     \
+	X(ACT, "activations")    /* stage inputs and their gradients */                            \
+	X(SAVED, "saved")        /* what forward leaves for backward */                            \
+	X(WORK, "workspace")     /* scratch of one call */                                         \
+	X(STATE, "states")       /* optimizer states in, updated, out */                           \
+	X(REST, "gradients")     /* rounded gradients until their update */
 
 enum st_pool {
 #define ST_X(name, text) ST_POOL_##name,
 	ST_POOLS(ST_X)
 #undef ST_X
-	ST_POOL_N
+		ST_POOL_N
 };
 
 enum st_arena_id { ST_ARENA_DEVICE, ST_ARENA_HOST, ST_ARENA_N };
@@ -89,47 +89,59 @@ struct st_addr {
 };
 
 enum st_role {
-	ST_ROLE_PARAM0, ST_ROLE_PARAM1, ST_ROLE_PARAM2, ST_ROLE_PARAM3,	/* the stage's units */
-	ST_ROLE_ACCUM0, ST_ROLE_ACCUM1, ST_ROLE_ACCUM2, ST_ROLE_ACCUM3,
-	ST_ROLE_X, ST_ROLE_Y, ST_ROLE_SAVED, ST_ROLE_WORK, ST_ROLE_DY, ST_ROLE_DX,
-	ST_ROLE_STATE, ST_ROLE_GRAD,
+	ST_ROLE_PARAM0,
+	ST_ROLE_PARAM1,
+	ST_ROLE_PARAM2,
+	ST_ROLE_PARAM3, /* the stage's units */
+	ST_ROLE_ACCUM0,
+	ST_ROLE_ACCUM1,
+	ST_ROLE_ACCUM2,
+	ST_ROLE_ACCUM3,
+	ST_ROLE_X,
+	ST_ROLE_Y,
+	ST_ROLE_SAVED,
+	ST_ROLE_WORK,
+	ST_ROLE_DY,
+	ST_ROLE_DX,
+	ST_ROLE_STATE,
+	ST_ROLE_GRAD,
 };
 
 #define ST_NO_CLAIM UINT32_MAX
-#define ST_NONE UINT32_MAX
+#define ST_NONE     UINT32_MAX
 
 struct st_use {
 	uint8_t role;
 	bool is_write;
-	uint32_t claim;		/* or ST_NO_CLAIM: at home, or memory that stays */
+	uint32_t claim; /* or ST_NO_CLAIM: at home, or memory that stays */
 	struct st_addr addr;
 	uint64_t bytes;
 };
 
 struct st_claim {
 	uint8_t pool;
-	uint32_t first_op, last_op;	/* by program order */
-	uint32_t n_users;		/* it ends when so many operations have completed */
+	uint32_t first_op, last_op; /* by program order */
+	uint32_t n_users;           /* it ends when so many operations have completed */
 	uint64_t bytes;
-	uint64_t off_bytes;		/* in the pool */
+	uint64_t off_bytes; /* in the pool */
 };
 
 struct st_op {
 	uint8_t kind, lane;
 	bool zeroes[ST_STAGE_UNITS_MAX]; /* BACKWARD: this unit's accumulator starts here */
-	bool is_recompute;		/* FORWARD inside backward */
-	bool is_pending;		/* UPDATE of the step before this one */
-	uint32_t unit, tile, stage, mb;	/* ST_NONE where it has none */
+	bool is_recompute;               /* FORWARD inside backward */
+	bool is_pending;                 /* UPDATE of the step before this one */
+	uint32_t unit, tile, stage, mb;  /* ST_NONE where it has none */
 	uint32_t first_use, n_uses;
-	uint32_t first_dep, n_deps;	/* edges to smaller indices */
+	uint32_t first_dep, n_deps; /* edges to smaller indices */
 	uint32_t first_import, n_imports;
-	uint32_t n_claims;		/* claims that begin here */
-	uint32_t n_claims_used;		/* claims it uses, each once */
-	uint64_t bytes;			/* moved by the lane */
+	uint32_t n_claims;      /* claims that begin here */
+	uint32_t n_claims_used; /* claims it uses, each once */
+	uint64_t bytes;         /* moved by the lane */
 	double flops;
 };
 
-struct st_touch {		/* as declared; [lo, hi) of the resource */
+struct st_touch { /* as declared; [lo, hi) of the resource */
 	uint32_t op, resource;
 	bool is_exclusive;
 	uint64_t lo, hi;
@@ -137,12 +149,12 @@ struct st_touch {		/* as declared; [lo, hi) of the resource */
 
 struct st_pool_place {
 	uint32_t arena;
-	uint64_t base_bytes;	/* of the pool in its arena */
-	uint64_t bytes;		/* size */
+	uint64_t base_bytes; /* of the pool in its arena */
+	uint64_t bytes;      /* size */
 };
 
-struct st_csr {			/* item -> list */
-	uint32_t *first;	/* [n + 1] */
+struct st_csr {          /* item -> list */
+	uint32_t *first; /* [n + 1] */
 	uint32_t *items;
 };
 
@@ -152,19 +164,20 @@ struct st_program {
 	uint32_t n_ops;
 	struct st_use *uses;
 	uint32_t *deps, *imports;
-	struct st_claim *claims;	/* in the order of their creation */
+	struct st_claim *claims; /* in the order of their creation */
 	uint32_t n_claims;
-	struct st_touch *touch_list;	/* ascending by op; as declared, for checks */
+	struct st_touch *touch_list; /* ascending by op; as declared, for checks */
 	uint32_t n_touches;
-	struct st_csr succs;		/* op -> operations that depend on it */
-	struct st_csr importers;	/* resource -> operations that import it */
-	struct st_csr touches;		/* op -> resources it touches */
-	uint32_t *touch_count;		/* [n_resources] operations here that touch it */
+	struct st_csr succs;     /* op -> operations that depend on it */
+	struct st_csr importers; /* resource -> operations that import it */
+	struct st_csr touches;   /* op -> resources it touches */
+	uint32_t *touch_count;   /* [n_resources] operations here that touch it */
 	uint32_t n_resources;
-	struct st_csr pool_claims;	/* pool -> claims, in program order */
-	struct st_csr claim_users;	/* claim -> operations that use it, ascending, each once */
-	uint64_t pool_peak[ST_POOL_N];	/* bytes claimed at once in serial order */
-	struct st_pool_place place[ST_POOL_N]; /* where its claims were placed; all 0: measured only */
+	struct st_csr pool_claims;     /* pool -> claims, in program order */
+	struct st_csr claim_users;     /* claim -> operations that use it, ascending, each once */
+	uint64_t pool_peak[ST_POOL_N]; /* bytes claimed at once in serial order */
+	struct st_pool_place
+		place[ST_POOL_N]; /* where its claims were placed; all 0: measured only */
 	uint64_t lane_bytes[ST_LANE_N];
 	double flops;
 };
@@ -173,7 +186,8 @@ struct st_program {
 
 struct st_builder;
 
-ST_MUST_CHECK int st_builder_create(struct st_builder **out, const char *name, uint32_t n_resources);
+ST_MUST_CHECK int st_builder_create(struct st_builder **out, const char *name,
+				    uint32_t n_resources);
 void st_builder_destroy(struct st_builder *b);
 
 /** st_builder_op() - append an operation; the calls below then speak of it. @return its index */
@@ -186,10 +200,12 @@ uint32_t st_builder_claim(struct st_builder *b, enum st_pool pool, uint64_t byte
 void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uint64_t off_bytes,
 		    uint64_t bytes, bool is_write);
 /** st_builder_use_fixed() - it uses memory that stays; order comes from the resource it touches. */
-void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_addr addr, uint64_t bytes,
-			  bool is_write);
-/** st_builder_touch() - it touches [lo, hi) of a resource (hi 0: all of it), shared or exclusive. */
-void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi, bool is_exclusive);
+void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_addr addr,
+			  uint64_t bytes, bool is_write);
+/** st_builder_touch() - it touches [lo, hi) of a resource (hi 0: all of it), shared or exclusive.
+ */
+void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi,
+		      bool is_exclusive);
 /** st_builder_after() - an edge that no memory explains. */
 void st_builder_after(struct st_builder *b, uint32_t op);
 

@@ -14,7 +14,7 @@
 #include "offload/engine.h"
 #include "offload/lanes_real.h"
 
-struct tiny {			/* what a test varies; zero is the plain case */
+struct tiny { /* what a test varies; zero is the plain case */
 	enum st_dtype dtype;
 	enum st_home param_home, state_home;
 	enum st_update update;
@@ -22,7 +22,7 @@ struct tiny {			/* what a test varies; zero is the plain case */
 	bool keeps_activations, acts_on_host, spills, commits;
 	uint64_t device_bytes, host_bytes;
 	double clip;
-	unsigned n_paths;	/* 0 = 1 */
+	unsigned n_paths; /* 0 = 1 */
 	const char *backend;
 	unsigned n_mb;
 };
@@ -37,13 +37,14 @@ struct tiny_run {
 	const char *paths[2];
 };
 
-#define CK(call)                                                                              \
-	do {                                                                                  \
-		int ck_rc = (call);                                                           \
-		ck_assert_msg(ck_rc >= 0, "%s: %d: %s", #call, ck_rc, st_last_error());       \
+#define CK(call)                                                                                   \
+	do {                                                                                       \
+		int ck_rc = (call);                                                                \
+		ck_assert_msg(ck_rc >= 0, "%s: %d: %s", #call, ck_rc, st_last_error());            \
 	} while (0)
 
-static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out)
+static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+			    float *out)
 {
 	(void)user;
 	st_init_fill(t, 7, first, n, out);
@@ -53,15 +54,25 @@ static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t f
 /* More than four layers, a tensor of two storage tiles, odd sizes. */
 static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 {
-	const struct st_gpt2_cfg gpt = { .n_layer = 4, .n_embd = 288, .n_head = 4, .n_positions = 32,
-					 .vocab_size = 259 };
+	const struct st_gpt2_cfg gpt = {
+		.n_layer = 4, .n_embd = 288, .n_head = 4, .n_positions = 32, .vocab_size = 259
+	};
 	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
 	struct st_plan_cfg plan = {
-		.dtype = t->dtype, .grad_dtype = t->dtype, .n_mb = t->n_mb ? t->n_mb : 3, .n_eval_mb = 1,
-		.param_home = t->param_home, .state_home = t->state_home,
-		.update = t->update, .order = t->order, .recompute = !t->keeps_activations,
-		.acts_on_host = t->acts_on_host, .spills_grads = t->spills, .commits = t->commits,
-		.device_bytes = t->device_bytes, .host_bytes = t->host_bytes,
+		.dtype = t->dtype,
+		.grad_dtype = t->dtype,
+		.n_mb = t->n_mb ? t->n_mb : 3,
+		.n_eval_mb = 1,
+		.param_home = t->param_home,
+		.state_home = t->state_home,
+		.update = t->update,
+		.order = t->order,
+		.recompute = !t->keeps_activations,
+		.acts_on_host = t->acts_on_host,
+		.spills_grads = t->spills,
+		.commits = t->commits,
+		.device_bytes = t->device_bytes,
+		.host_bytes = t->host_bytes,
 	};
 
 	CK(st_device_open(&r->dev, &dev));
@@ -73,13 +84,23 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
 {
 	struct st_engine_cfg cfg = {
-		.plan = r->plan, .device = r->dev,
+		.plan = r->plan,
+		.device = r->dev,
 		.aio = ST_AIO_CFG_DEFAULT,
-		.store_paths = r->paths, .n_store_paths = t->n_paths ? t->n_paths : 1,
-		.checksum = true, .commit_every = 1, .resume = resume,
-		.optim = { .kind = ST_OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
+		.store_paths = r->paths,
+		.n_store_paths = t->n_paths ? t->n_paths : 1,
+		.checksum = true,
+		.commit_every = 1,
+		.resume = resume,
+		.optim = { .kind = ST_OPTIM_ADAMW,
+			   .beta1 = 0.9,
+			   .beta2 = 0.95,
+			   .eps = 1e-8,
 			   .has_bias_correction = true },
-		.weight_decay = 0.1, .clip = t->clip, .numeric_plan = 42, .fill = tiny_fill,
+		.weight_decay = 0.1,
+		.clip = t->clip,
+		.numeric_plan = 42,
+		.fill = tiny_fill,
 	};
 
 	cfg.aio.backend = t->backend ? t->backend : "auto";
@@ -104,7 +125,7 @@ static inline void tiny_close(struct tiny_run *r)
 	st_plan_destroy(r->plan);
 	st_gpt2_destroy(r->model);
 	st_device_close(r->dev);
-	for (unsigned i = 0; i < 2; i++)	/* nothing of ours is left, so rmdir succeeds */
+	for (unsigned i = 0; i < 2; i++) /* nothing of ours is left, so rmdir succeeds */
 		ck_assert_int_eq(rmdir(r->dir[i]), 0);
 }
 
@@ -123,7 +144,11 @@ static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step
 {
 	size_t n = r->plan->cfg.n_mb * r->model->batch * r->model->seq;
 	int32_t *tokens = calloc(n, sizeof(*tokens)), *targets = calloc(n, sizeof(*targets));
-	struct st_step_in in = { .tokens = tokens, .targets = targets, .lr = 1e-3, .beta1 = -1, .beta2 = -1,
+	struct st_step_in in = { .tokens = tokens,
+				 .targets = targets,
+				 .lr = 1e-3,
+				 .beta1 = -1,
+				 .beta2 = -1,
 				 .cursor_after = step * 6 };
 	struct st_step_out mine;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tests/test_engine.c - bit-exactness: one state hash, wherever the state lives and however it moves.
+ * tests/test_engine.c - bit-exactness: one state hash, wherever the state lives and however it
+ * moves.
  *
  * Timeout: 300
  * A model of four layers, a tensor of two storage tiles, three micro-batches.
@@ -55,7 +56,8 @@ static const struct variation {
 
 static void check_all(enum st_dtype dtype, double clip, bool is_deferred, uint64_t *hash_out)
 {
-	struct tiny plain = { .dtype = dtype, .clip = clip,
+	struct tiny plain = { .dtype = dtype,
+			      .clip = clip,
 			      .update = is_deferred ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE };
 	uint64_t want = hash_after(&plain, STEPS);
 
@@ -67,8 +69,9 @@ static void check_all(enum st_dtype dtype, double clip, bool is_deferred, uint64
 		t.clip = clip;
 		t.update = plain.update;
 		got = hash_after(&t, STEPS);
-		ck_assert_msg(got == want, "%s, %s, clip %g: %016lx, plain %016lx", variations[i].name,
-			      is_deferred ? "deferred" : "immediate", clip, got, want);
+		ck_assert_msg(got == want, "%s, %s, clip %g: %016lx, plain %016lx",
+			      variations[i].name, is_deferred ? "deferred" : "immediate", clip, got,
+			      want);
 	}
 	*hash_out = want;
 }
@@ -86,14 +89,18 @@ END_TEST
 START_TEST(one_hash_with_clipping)
 {
 	uint64_t hash, other;
-	struct tiny spilled = { .dtype = ST_BF16, .clip = 0.5, .update = ST_UPDATE_DEFERRED,
-				.param_home = NVME, .state_home = NVME, .spills = true };
+	struct tiny spilled = { .dtype = ST_BF16,
+				.clip = 0.5,
+				.update = ST_UPDATE_DEFERRED,
+				.param_home = NVME,
+				.state_home = NVME,
+				.spills = true };
 
 	check_all(ST_BF16, 0.5, true, &hash);
 	ck_assert_uint_eq(hash_after(&spilled, STEPS), hash);
 	spilled.clip = 0;
 	other = hash_after(&spilled, STEPS);
-	ck_assert_uint_ne(other, hash);		/* clipping did something */
+	ck_assert_uint_ne(other, hash); /* clipping did something */
 }
 END_TEST
 
@@ -107,8 +114,11 @@ END_TEST
 
 START_TEST(small_budgets_change_nothing)
 {
-	struct tiny t = { .dtype = ST_BF16, .clip = 0.5, .update = ST_UPDATE_DEFERRED,
-			  .param_home = NVME, .state_home = NVME };
+	struct tiny t = { .dtype = ST_BF16,
+			  .clip = 0.5,
+			  .update = ST_UPDATE_DEFERRED,
+			  .param_home = NVME,
+			  .state_home = NVME };
 	uint64_t want = hash_after(&t, STEPS), smallest[2];
 	struct tiny_run r = { 0 };
 
@@ -128,7 +138,9 @@ END_TEST
 
 START_TEST(too_small_a_budget_names_the_smallest)
 {
-	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_DEFERRED, .param_home = NVME,
+	struct tiny t = { .dtype = ST_BF16,
+			  .update = ST_UPDATE_DEFERRED,
+			  .param_home = NVME,
 			  .state_home = NVME };
 	struct tiny_run r = { 0 };
 	struct st_plan *plan;
@@ -152,14 +164,18 @@ END_TEST
 
 START_TEST(programs_verify)
 {
-	static const enum st_home homes[][2] = { { DEV, DEV }, { HOST, HOST }, { NVME, NVME },
-						 { NVME, HOST }, { DEV, NVME } };
+	static const enum st_home homes[][2] = {
+		{ DEV, DEV }, { HOST, HOST }, { NVME, NVME }, { NVME, HOST }, { DEV, NVME }
+	};
 
 	for (size_t i = 0; i < 2 * ST_ARRAY_LEN(homes); i++) {
-		struct tiny t = { .dtype = ST_BF16, .param_home = homes[i / 2][0], .state_home = homes[i / 2][1],
+		struct tiny t = { .dtype = ST_BF16,
+				  .param_home = homes[i / 2][0],
+				  .state_home = homes[i / 2][1],
 				  .update = i % 2 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE,
 				  .order = i % 3 ? ST_ORDER_VERTICAL : ST_ORDER_HORIZONTAL,
-				  .spills = i % 4 == 1, .commits = i % 5 < 3 };
+				  .spills = i % 4 == 1,
+				  .commits = i % 5 < 3 };
 		struct tiny_run r = { 0 };
 
 		tiny_plan(&r, &t);
@@ -208,9 +224,15 @@ static void check_resume(struct tiny t)
 
 START_TEST(resumes_bit_exactly)
 {
-	check_resume((struct tiny){ .dtype = ST_BF16, .clip = 0.5, .update = ST_UPDATE_DEFERRED,
-				    .param_home = NVME, .state_home = NVME, .commits = true });
-	check_resume((struct tiny){ .dtype = ST_BF16, .update = ST_UPDATE_IMMEDIATE, .param_home = NVME,
+	check_resume((struct tiny){ .dtype = ST_BF16,
+				    .clip = 0.5,
+				    .update = ST_UPDATE_DEFERRED,
+				    .param_home = NVME,
+				    .state_home = NVME,
+				    .commits = true });
+	check_resume((struct tiny){ .dtype = ST_BF16,
+				    .update = ST_UPDATE_IMMEDIATE,
+				    .param_home = NVME,
 				    .state_home = HOST });
 	check_resume((struct tiny){ .dtype = ST_F32, .clip = 0.5, .update = ST_UPDATE_DEFERRED });
 }

@@ -38,59 +38,63 @@ enum strata_log_level { STRATA_LOG_ERROR, STRATA_LOG_WARN, STRATA_LOG_INFO, STRA
 typedef void strata_log_fn(void *user, enum strata_log_level level, const char *line);
 
 struct strata_options {
-	size_t struct_bytes;		/* sizeof(struct strata_options) */
-	const char *const *sets;	/* [n_sets] "a.b=v", over the file */
+	size_t struct_bytes;     /* sizeof(struct strata_options) */
+	const char *const *sets; /* [n_sets] "a.b=v", over the file */
 	size_t n_sets;
-	uint64_t steps;			/* > 0: over strata.steps; in total, also after a resume */
-	const char *output;		/* over strata.output, or NULL */
-	bool resume;			/* go on from OUTPUT; the state must be of the same numeric plan */
-	strata_log_fn *log;		/* messages for people, one line each; NULL: none */
+	uint64_t steps;     /* > 0: over strata.steps; in total, also after a resume */
+	const char *output; /* over strata.output, or NULL */
+	bool resume;        /* go on from OUTPUT; the state must be of the same numeric plan */
+	strata_log_fn *log; /* messages for people, one line each; NULL: none */
 	void *log_user;
 };
-#define STRATA_OPTIONS_DEFAULT { .struct_bytes = sizeof(struct strata_options) }
+#define STRATA_OPTIONS_DEFAULT                                                                     \
+	{                                                                                          \
+		.struct_bytes = sizeof(struct strata_options)                                      \
+	}
 
-struct strata_info {			/* constant for a trainer */
+struct strata_info { /* constant for a trainer */
 	uint64_t n_params;
 	uint64_t tokens_per_step, seq_len, train_batch, micro_batch, accum_steps, vocab_size;
-	uint64_t total_steps, resumed_step;	/* resumed_step: 0 for a new run */
+	uint64_t total_steps, resumed_step; /* resumed_step: 0 for a new run */
 	uint64_t steps_per_print, eval_every;
-	double flops_per_token;			/* 6 P + 12 L C T */
-	uint64_t device_bytes, host_bytes;	/* arenas: what was taken of the budgets */
-	uint64_t nvme_disk_bytes;		/* preallocated on all paths */
-	bool uses_nvme;				/* parameters or states live there */
-	const char *device;			/* "host (AVX2, 2 threads, ...)" */
-	const char *io;				/* "io_uring", "threads" */
+	double flops_per_token;            /* 6 P + 12 L C T */
+	uint64_t device_bytes, host_bytes; /* arenas: what was taken of the budgets */
+	uint64_t nvme_disk_bytes;          /* preallocated on all paths */
+	bool uses_nvme;                    /* parameters or states live there */
+	const char *device;                /* "host (AVX2, 2 threads, ...)" */
+	const char *io;                    /* "io_uring", "threads" */
 	const char *output;
 };
 
-struct strata_metrics {			/* of one step */
+struct strata_metrics { /* of one step */
 	uint64_t step, total_steps;
-	double loss;			/* mean over all tokens of the step, nats */
-	double grad_norm;		/* global, before clipping */
-	double clip_factor;		/* 1: not clipped */
+	double loss;        /* mean over all tokens of the step, nats */
+	double grad_norm;   /* global, before clipping */
+	double clip_factor; /* 1: not clipped */
 	double lr;
-	double tokens_per_s;		/* of this step, wall time */
-	int64_t step_ns, compute_wait_ns; /* wall; of that the compute unit was idle */
-	uint64_t nvme_read_bytes, nvme_write_bytes;	/* since the step before was reported */
-	uint64_t durable_step;		/* a crash loses nothing up to here; 0: none yet */
-	double val_loss;		/* NaN save on steps after which an evaluation ran */
+	double tokens_per_s;                        /* of this step, wall time */
+	int64_t step_ns, compute_wait_ns;           /* wall; of that the compute unit was idle */
+	uint64_t nvme_read_bytes, nvme_write_bytes; /* since the step before was reported */
+	uint64_t durable_step; /* a crash loses nothing up to here; 0: none yet */
+	double val_loss;       /* NaN save on steps after which an evaluation ran */
 };
 
 struct strata_result {
-	char state_hash[17];		/* 16 hex digits: the logical state, whatever its placement */
-	double val_loss;		/* NaN when there is no validation data */
+	char state_hash[17]; /* 16 hex digits: the logical state, whatever its placement */
+	double val_loss;     /* NaN when there is no validation data */
 	uint64_t peak_rss_bytes, device_peak_bytes, host_peak_bytes;
 	double nvme_bytes_per_param_step; /* over steps 3 and later of this process; NaN before */
-	uint64_t steps;			/* reached */
+	uint64_t steps;                   /* reached */
 };
 
 /**
  * strata_trainer_open() - read and check everything, plan, allocate, open or create the store.
- * @return 0 and *out; STRATA_E_CONFIG, _INPUT (one line in strata_last_error() says what, where, what
- *         to do), _NO_FIT (names the smallest budget), _BUSY (output in use), _STALE, -errno.
- *         On failure nothing is left behind.
+ * @return 0 and *out; STRATA_E_CONFIG, _INPUT (one line in strata_last_error() says what, where,
+ * what to do), _NO_FIT (names the smallest budget), _BUSY (output in use), _STALE, -errno. On
+ * failure nothing is left behind.
  */
-STRATA_API STRATA_MUST_CHECK int strata_trainer_open(struct strata_trainer **out, const char *config_path,
+STRATA_API STRATA_MUST_CHECK int strata_trainer_open(struct strata_trainer **out,
+						     const char *config_path,
 						     const struct strata_options *opt);
 
 /** strata_trainer_info() - borrowed, valid until close. */
@@ -98,16 +102,18 @@ STRATA_API const struct strata_info *strata_trainer_info(const struct strata_tra
 
 /**
  * strata_trainer_step() - one optimizer step.
- * @param tokens, targets  in [accum_steps * micro_batch, seq_len] token ids below vocab_size, borrowed
- *        for the call; both NULL: the next batch of the configured data
+ * @param tokens, targets  in [accum_steps * micro_batch, seq_len] token ids below vocab_size,
+ * borrowed for the call; both NULL: the next batch of the configured data
  * @param m  out
  * @return 0; STRATA_E_INPUT (a token id out of range, no data configured); STRATA_E_NUMERIC; an I/O
  *         failure: the trainer is then only good for close, and the last committed step is intact
  */
-STRATA_API STRATA_MUST_CHECK int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens,
-						     const int32_t *targets, struct strata_metrics *m);
+STRATA_API STRATA_MUST_CHECK int strata_trainer_step(struct strata_trainer *t,
+						     const int32_t *tokens, const int32_t *targets,
+						     struct strata_metrics *m);
 
-/** strata_trainer_eval() - mean loss over the configured validation windows. STRATA_E_INPUT: none. */
+/** strata_trainer_eval() - mean loss over the configured validation windows. STRATA_E_INPUT: none.
+ */
 STRATA_API STRATA_MUST_CHECK int strata_trainer_eval(struct strata_trainer *t, double *loss);
 
 /** strata_trainer_save() - commit the state after the last step; a resume goes on from there. */
@@ -121,19 +127,20 @@ STRATA_API bool strata_trainer_stopped(const struct strata_trainer *t);
  * strata_trainer_finish() - save, evaluate, write model.safetensors and config.json, fill *result.
  * @param result  out, or NULL
  */
-STRATA_API STRATA_MUST_CHECK int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result);
+STRATA_API STRATA_MUST_CHECK int strata_trainer_finish(struct strata_trainer *t,
+						       struct strata_result *result);
 
 /** strata_trainer_close() - release all; NULL is accepted. What was not saved is lost. */
 STRATA_API void strata_trainer_close(struct strata_trainer *t);
 
 /* ---- planning ------------------------------------------------------------------------------ */
 
-struct strata_plan;	/* a configuration, planned; nothing was allocated or created */
+struct strata_plan; /* a configuration, planned; nothing was allocated or created */
 
 struct strata_tier {
-	const char *name;		/* "device", "host", "nvme" */
+	const char *name;                  /* "device", "host", "nvme" */
 	uint64_t peak_bytes, budget_bytes; /* budget 0: as much as is useful */
-	uint64_t smallest_bytes;	/* the smallest budget that works */
+	uint64_t smallest_bytes;           /* the smallest budget that works */
 };
 
 /** strata_plan_open() - @return as strata_trainer_open(); STRATA_E_NO_FIT: *out is not set */
@@ -144,11 +151,12 @@ STRATA_API const struct strata_info *strata_plan_info(const struct strata_plan *
 /** strata_plan_tiers() - [n] in the order device, host, nvme; borrowed. */
 STRATA_API const struct strata_tier *strata_plan_tiers(const struct strata_plan *p, size_t *n);
 /** strata_plan_bytes_per_step() - NVMe traffic of a step in steady state. */
-STRATA_API void strata_plan_bytes_per_step(const struct strata_plan *p, uint64_t *read, uint64_t *write);
+STRATA_API void strata_plan_bytes_per_step(const struct strata_plan *p, uint64_t *read,
+					   uint64_t *write);
 /** strata_plan_line() - line i of the text: what = "summary" (what lives where) or "program" (the
  *  step's operations). @return false beyond the last */
-STRATA_API bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i, char *line,
-				 size_t line_bytes);
+STRATA_API bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i,
+				 char *line, size_t line_bytes);
 
 /* ---- sampling ------------------------------------------------------------------------------ */
 
@@ -168,9 +176,10 @@ STRATA_API uint64_t strata_sampler_vocab(const struct strata_sampler *s);
  * @param top_k        in, 0 = all
  * @param seed         in/out, state of the generator
  */
-STRATA_API STRATA_MUST_CHECK int strata_sampler_next(struct strata_sampler *s, const int32_t *tokens, size_t n,
-						     double temperature, unsigned top_k, uint64_t *seed,
-						     int32_t *token);
+STRATA_API STRATA_MUST_CHECK int strata_sampler_next(struct strata_sampler *s,
+						     const int32_t *tokens, size_t n,
+						     double temperature, unsigned top_k,
+						     uint64_t *seed, int32_t *token);
 
 #ifdef __cplusplus
 }
