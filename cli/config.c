@@ -1,141 +1,144 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli/config.c - `strata config`: check, explain, dump, schema and help, all from one table. */
-#include "cli/config.h"
+/* cli/config.c - `strata config check|explain|dump|schema|help`, all from the table in core. */
+#include <stdbool.h>
 
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "cli/print.h"
+#include "cli/verbs.h"
 #include "core/config.h"
 
-static const char usage[] =
-	"usage: strata config check CONFIG [--set key=value]...     is it valid, and what it "
-	"means\n"
-	"       strata config explain CONFIG [--set key=value]... [--json]\n"
-	"                                             each value in force and where it came from\n"
-	"       strata config dump CONFIG [--set key=value]...      the resolved configuration\n"
-	"       strata config schema                                JSON Schema, for editors\n"
-	"       strata config help [KEY]                            keys, defaults, ranges\n";
-
-struct args {
-	const char *path;  /* CONFIG or KEY, NULL if not given */
-	const char **sets; /* [n_sets] */
-	size_t n_sets;
+struct config_args {
+	const char *operand; /* CONFIG or KEY */
+	struct st_opt_list sets;
 	bool as_json;
 };
 
-static int usage_error(const char *what, const char *arg)
+static int load(struct st_config **cfg, const struct config_args *a)
 {
-	fprintf(stderr, "strata config: %s%s\n%s", what, arg, usage);
-	return 2;
+	return st_config_load(cfg, a->operand, a->sets.v, a->sets.n);
 }
 
-/* @return 0, or an exit code after saying why. args->sets has room for argc. */
-static int parse_args(int argc, char **argv, struct args *a)
+/* Everything was printed, if it arrived. */
+static int done(struct st_config *cfg)
 {
-	for (int i = 2; i < argc; i++) {
-		const char *arg = argv[i];
+	int rc = st_flush_stdout();
 
-		if (!strcmp(arg, "--set")) {
-			if (++i == argc)
-				return usage_error("--set needs key=value", "");
-			a->sets[a->n_sets++] = argv[i];
-		} else if (!strncmp(arg, "--set=", 6)) {
-			a->sets[a->n_sets++] = arg + 6;
-		} else if (!strcmp(arg, "--json")) {
-			a->as_json = true;
-		} else if (arg[0] == '-' && arg[1]) {
-			return usage_error("unknown option ", arg);
-		} else if (a->path) {
-			return usage_error("one argument too many: ", arg);
-		} else {
-			a->path = arg;
-		}
-	}
-	return 0;
+	st_config_destroy(cfg);
+	return rc ? st_report(rc) : 0;
 }
 
-static int failed(int rc)
+static int check_run(const void *args, char **argv)
 {
-	fprintf(stderr, "strata: %s\n", st_last_error());
-	return strata_exit_code(rc);
-}
-
-static void check(const struct st_config *cfg, const char *path)
-{
+	const struct config_args *a = args;
+	struct st_config *cfg = NULL;
+	const char *const *notes;
+	int rc = load(&cfg, a);
 	size_t n;
-	const char *const *notes = st_config_notes(cfg, &n);
 
+	(void)argv;
+	if (rc)
+		return st_report(rc);
+	notes = st_config_notes(cfg, &n);
 	for (size_t i = 0; i < n; i++)
 		fprintf(stderr, "%s\n", notes[i]);
-	printf("%s: valid\n", path);
+	printf("%s: valid\n", a->operand);
+	return done(cfg);
 }
 
-static int with_config(const char *verb, const struct args *a)
+static int explain_run(const void *args, char **argv)
+{
+	const struct config_args *a = args;
+	struct st_config *cfg = NULL;
+	int rc = load(&cfg, a);
+
+	(void)argv;
+	if (rc)
+		return st_report(rc);
+	st_config_explain(cfg, stdout, a->as_json);
+	return done(cfg);
+}
+
+static int dump_run(const void *args, char **argv)
 {
 	struct st_config *cfg = NULL;
-	int rc;
+	int rc = load(&cfg, args);
 
-	if (!a->path)
-		return usage_error("name the configuration file after ", verb);
-	rc = st_config_load(&cfg, a->path, a->sets, a->n_sets);
+	(void)argv;
 	if (rc)
-		return failed(rc);
-	if (!strcmp(verb, "check"))
-		check(cfg, a->path);
-	else if (!strcmp(verb, "explain"))
-		st_config_explain(cfg, stdout, a->as_json);
-	else
-		st_config_dump(cfg, stdout);
-	st_config_destroy(cfg);
-	return 0;
+		return st_report(rc);
+	st_config_dump(cfg, stdout);
+	return done(cfg);
 }
 
-static int run(const char *verb, const struct args *a)
+static int schema_run(const void *args, char **argv)
 {
-	int rc;
-
-	if (!strcmp(verb, "check") || !strcmp(verb, "explain") || !strcmp(verb, "dump"))
-		return with_config(verb, a);
-	if (a->n_sets || a->as_json)
-		return usage_error("no options go with ", verb);
-	if (!strcmp(verb, "schema")) {
-		if (a->path)
-			return usage_error("no argument goes with ", verb);
-		st_config_schema(stdout);
-		return 0;
-	}
-	if (!strcmp(verb, "help")) {
-		rc = st_config_help(stdout, a->path);
-		return rc ? failed(rc) : 0;
-	}
-	return usage_error("unknown verb ", verb);
+	(void)args;
+	(void)argv;
+	st_config_schema(stdout);
+	return done(NULL);
 }
 
-int st_cli_config(int argc, char **argv)
+static int help_run(const void *args, char **argv)
 {
-	struct args a = { 0 };
-	int code;
+	const struct config_args *a = args;
+	int rc = st_config_help(stdout, a->operand);
 
-	if (argc < 2)
-		return usage_error("what to do?", "");
-	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-		fputs(usage, stdout);
-		return 0;
-	}
-	a.sets = calloc((size_t)argc, sizeof(*a.sets));
-	if (!a.sets) {
-		fprintf(stderr, "strata: out of memory\n");
-		return strata_exit_code(-ENOMEM);
-	}
-	code = parse_args(argc, argv, &a);
-	if (!code)
-		code = run(argv[1], &a);
-	free(a.sets);
-	if (fflush(stdout) && !code) {
-		fprintf(stderr, "strata: cannot write to stdout: %s\n", strata_strerror(-errno));
-		code = strata_exit_code(-EIO);
-	}
-	return code;
+	(void)argv;
+	return rc ? st_report(rc) : done(NULL);
 }
+
+#define OFF(field) .offset = offsetof(struct config_args, field)
+static const struct st_opt with_config[] = {
+	{ "CONFIG", ST_OPT_OPERAND, true, OFF(operand),
+	  .help = "a DeepSpeed JSON plus one object \"strata\"" },
+	{ "set", ST_OPT_LIST, .metavar = "KEY=VALUE", OFF(sets),
+	  .help = "over the file; may be given many times" },
+	/* last: only explain has it */
+	{ "json", ST_OPT_FLAG, OFF(as_json), .help = "an array of objects, for programs" },
+};
+static const struct st_opt with_key[] = {
+	{ "KEY", ST_OPT_OPERAND, OFF(operand),
+	  .help = "one key and all below it, e.g. strata.nvme; else all" },
+};
+
+const struct st_verb st_verb_config_check = {
+	.name = "config check",
+	.summary = "is the configuration valid, and what is there to know about it",
+	.opts = with_config,
+	.n_opts = ST_ARRAY_LEN(with_config) - 1,
+	.args_bytes = sizeof(struct config_args),
+	.run = check_run,
+};
+
+const struct st_verb st_verb_config_explain = {
+	.name = "config explain",
+	.summary = "each value in force and where it came from, then the keys without effect",
+	.opts = with_config,
+	.n_opts = ST_ARRAY_LEN(with_config),
+	.args_bytes = sizeof(struct config_args),
+	.run = explain_run,
+};
+
+const struct st_verb st_verb_config_dump = {
+	.name = "config dump",
+	.summary = "the configuration with every default and \"auto\" resolved",
+	.opts = with_config,
+	.n_opts = ST_ARRAY_LEN(with_config) - 1,
+	.args_bytes = sizeof(struct config_args),
+	.run = dump_run,
+};
+
+const struct st_verb st_verb_config_schema = {
+	.name = "config schema",
+	.summary = "JSON Schema of the configuration, for editors",
+	.args_bytes = sizeof(struct config_args),
+	.run = schema_run,
+};
+
+const struct st_verb st_verb_config_help = {
+	.name = "config help",
+	.summary = "the keys of a configuration: types, defaults, ranges, meaning",
+	.opts = with_key,
+	.n_opts = ST_ARRAY_LEN(with_key),
+	.args_bytes = sizeof(struct config_args),
+	.run = help_run,
+};

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli/watch.c - the thread that waits for signals. */
+#include "cli/watch.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define TICK_NS 500000000
+
+struct st_watch {
+	struct st_progress *progress;
+	pthread_t thread;
+	sigset_t set;
+	pthread_mutex_t lock; /* guards trainer against being closed while it is told to stop */
+	struct strata_trainer *trainer;
+	atomic_int signal;
+	atomic_bool ends;
+};
+
+static void on_stop_signal(struct st_watch *w, int sig)
+{
+	int none = 0;
+
+	if (!atomic_compare_exchange_strong(&w->signal, &none, sig)) {
+		st_progress_end(w->progress);
+		st_progress_say(w->progress, false,
+				"stopped at once by a second signal; what was committed"
+				" before is intact");
+		_exit(128 + sig);
+	}
+	st_progress_say(w->progress, false,
+			"%s: stopping after this step (a second signal stops at once)",
+			sig == SIGINT    ? "SIGINT"
+			: sig == SIGTERM ? "SIGTERM"
+					 : "SIGHUP");
+	pthread_mutex_lock(&w->lock);
+	if (w->trainer)
+		strata_trainer_stop(w->trainer);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void *watch(void *user)
+{
+	static const struct timespec tick = { .tv_nsec = TICK_NS };
+	struct st_watch *w = user;
+
+	while (!atomic_load(&w->ends)) {
+		int sig = sigtimedwait(&w->set, NULL, &tick);
+
+		if (sig == SIGINT || sig == SIGTERM || sig == SIGHUP)
+			on_stop_signal(w, sig);
+		else
+			st_progress_tick(w->progress);
+	}
+	return NULL;
+}
+
+static void choose_signals(sigset_t *set)
+{
+	static const int stop[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction old;
+
+	sigemptyset(set);
+	sigaddset(set, SIGWINCH);
+	for (size_t i = 0; i < ST_ARRAY_LEN(stop); i++)
+		if (!sigaction(stop[i], NULL, &old) && old.sa_handler != SIG_IGN)
+			sigaddset(set, stop[i]);
+}
+
+int st_watch_start(struct st_watch **out, struct st_progress *progress)
+{
+	struct st_watch *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w)
+		return st_fail(-ENOMEM, "signals");
+	w->progress = progress;
+	choose_signals(&w->set);
+	pthread_mutex_init(&w->lock, NULL);
+	rc = -pthread_sigmask(SIG_BLOCK, &w->set, NULL);
+	if (!rc)
+		rc = -pthread_create(&w->thread, NULL, watch, w);
+	if (rc) {
+		pthread_mutex_destroy(&w->lock);
+		free(w);
+		return st_fail(rc, "cannot start the thread that waits for signals");
+	}
+	*out = w;
+	return 0;
+}
+
+void st_watch_attach(struct st_watch *w, struct strata_trainer *t)
+{
+	pthread_mutex_lock(&w->lock);
+	w->trainer = t;
+	if (t && st_watch_signal(w)) /* it came while the trainer was being opened */
+		strata_trainer_stop(t);
+	pthread_mutex_unlock(&w->lock);
+}
+
+int st_watch_signal(const struct st_watch *w)
+{
+	return atomic_load(&w->signal);
+}
+
+void st_watch_stop(struct st_watch *w)
+{
+	if (!w)
+		return;
+	atomic_store(&w->ends, true);
+	(void)pthread_kill(w->thread, SIGWINCH); /* it may be waiting for the next tick */
+	(void)pthread_join(w->thread, NULL);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
+}

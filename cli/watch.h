@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cli/watch.h - signals, and the passing of time, for a run.
+ *
+ * Layer:   cli
+ * Threads: one of its own, which takes the signals; all other threads have them blocked, so that no
+ *          system call of the run is ever interrupted and no handler interrupts anything
+ *
+ * SIGINT, SIGTERM and SIGHUP: the first asks the trainer to stop after the current step, the second
+ * ends the process at once. One that was ignored when the program began stays ignored (nohup, and
+ * shells that start jobs in the background). SIGWINCH and time redraw the bar.
+ */
+#ifndef CLI_WATCH_H
+#define CLI_WATCH_H
+
+#include "cli/progress.h"
+
+struct st_watch;
+
+/** st_watch_start() - to be called before any other thread exists. progress is borrowed. */
+ST_MUST_CHECK int st_watch_start(struct st_watch **out, struct st_progress *progress);
+/** st_watch_attach() - the trainer to stop, or NULL: none (any more). */
+void st_watch_attach(struct st_watch *w, struct strata_trainer *t);
+/** st_watch_signal() - the first signal that asked to stop, 0 if none came. */
+int st_watch_signal(const struct st_watch *w);
+/** st_watch_stop() - end the thread; NULL is accepted. The signals stay blocked. */
+void st_watch_stop(struct st_watch *w);
+
+#endif
