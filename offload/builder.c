@@ -320,15 +320,49 @@ static int paint(struct skyline *s, uint64_t lo, uint64_t hi, int64_t last)
 	return 0;
 }
 
-/* Place every claim of a pool; STRATA_E_NO_FIT when one finds no range. */
+/* Of all uses of [lo, hi), the latest. */
+static int64_t latest_use(const struct skyline *s, uint64_t lo, uint64_t hi)
+{
+	int64_t last = INT64_MIN;
+
+	for (uint32_t i = 0; i < s->n && s->seg[i].lo < hi; i++)
+		if (seg_end(s, i) > lo && s->seg[i].last > last)
+			last = s->seg[i].last;
+	return last;
+}
+
+/*
+ * The same program follows itself: how many operations lie, at the least, between the end of what a
+ * claim's range held before and the claim. That is how far ahead it can be reserved.
+ */
+static int measure_gap(const struct st_program *p, enum st_pool pool, struct skyline *s,
+		       int64_t *gap)
+{
+	int rc = 0;
+
+	*gap = INT64_MAX;
+	for (uint32_t i = 0; i < s->n; i++)
+		s->seg[i].last -= p->n_ops;
+	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1];
+	     k++) {
+		const struct st_claim *c = &p->claims[p->pool_claims.items[k]];
+		uint64_t hi = c->off_bytes + c->bytes;
+		int64_t ahead = (int64_t)c->first_op - latest_use(s, c->off_bytes, hi);
+
+		if (ahead < *gap)
+			*gap = ahead;
+		rc = paint(s, c->off_bytes, hi, c->last_op);
+	}
+	return rc;
+}
+
+/* Place every claim of a pool; STRATA_E_NO_FIT when one finds no range. gap: see measure_gap(). */
 static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t bytes,
-			bool is_compact)
+			bool is_compact, int64_t *gap)
 {
 	struct skyline s = { .bytes = bytes };
 	int rc = 0;
 
-	if (p->pool_claims.first[pool] == p->pool_claims.first[pool + 1])
-		return 0;
 	if (!bytes)
 		return STRATA_E_NO_FIT;
 	s.seg = calloc(8, sizeof(*s.seg));
@@ -349,19 +383,44 @@ static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t 
 		c->off_bytes = s.seg[at].lo;
 		rc = paint(&s, c->off_bytes, c->off_bytes + c->bytes, c->last_op);
 	}
+	if (!rc)
+		rc = measure_gap(p, pool, &s, gap);
 	free(s.seg);
 	return rc;
 }
 
+#define SIZES_TRIED 8u
+
 /*
- * Spreading claims over the whole pool lets reservations run ahead, but may leave no range long
- * enough for a large one; packed from the bottom, what fits some size fits every larger one.
+ * Spreading claims over the pool lets reservations run ahead, the further the larger it is, save
+ * where the round of ranges does not come out even at the program's end: then a little less is
+ * more. Several sizes are tried and the one that lets the most stalled claim run furthest is taken.
+ * Spreading may also leave no range long enough for a large claim; packed from the bottom, what
+ * fits some size fits every larger one.
  */
 static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t bytes)
 {
-	int rc = place_claims(p, pool, bytes, false);
+	uint32_t n = p->pool_claims.first[pool + 1] - p->pool_claims.first[pool];
+	uint64_t mean = 0, best = 0;
+	int64_t gap, best_gap = INT64_MIN;
 
-	return rc == STRATA_E_NO_FIT ? place_claims(p, pool, bytes, true) : rc;
+	if (!n)
+		return 0;
+	for (uint32_t k = p->pool_claims.first[pool]; k < p->pool_claims.first[pool + 1]; k++)
+		mean += p->claims[p->pool_claims.items[k]].bytes / n;
+	mean = (mean + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
+	for (uint64_t i = 0; i < SIZES_TRIED && bytes > i * mean; i++) {
+		int rc = place_claims(p, pool, bytes - i * mean, false, &gap);
+
+		if (rc == -ENOMEM)
+			return rc;
+		if (!rc && gap > best_gap) {
+			best_gap = gap;
+			best = bytes - i * mean;
+		}
+	}
+	return best ? place_claims(p, pool, best, false, &gap)
+		    : place_claims(p, pool, bytes, true, &gap);
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
