@@ -30,7 +30,8 @@ struct strata_trainer {
 	struct st_safetensors *init; /* weights to start from, or NULL */
 	char *run_json;              /* [RUN_JSON_BYTES] */
 	int lock_fd;
-	bool made_output, has_store;
+	size_t made_from; /* output's path from here on was made by us; 0: it was there */
+	bool owns_output, has_store;
 	FILE *log;
 	int32_t *tokens, *targets; /* [max(n_mb, n_eval_mb) * micro_batch, seq] */
 	uint64_t step, cursor;
@@ -52,29 +53,36 @@ static int path_in(char *out, size_t n, const char *dir, const char *name)
 		       : st_fail(STRATA_E_INPUT, "output %s: the path is too long", dir);
 }
 
+static int make_dir(struct strata_trainer *t, const char *path)
+{
+	if (mkdir(path, 0777) == 0) {
+		if (!t->made_from)
+			t->made_from = strlen(path);
+		return 0;
+	}
+	if (errno == EEXIST)
+		return 0;
+	return st_fail(STRATA_E_INPUT, "output %s: cannot make directory %s (%s)",
+		       t->setup.cfg->output, path, strata_strerror(-errno));
+}
+
 static int make_dirs(struct strata_trainer *t, const char *dir)
 {
 	char path[4096];
 	size_t n = strlen(dir);
+	int rc = 0;
 
 	if (n >= sizeof(path))
 		return st_fail(STRATA_E_INPUT, "output: the path is too long");
 	memcpy(path, dir, n + 1);
-	for (size_t i = 1; i < n; i++) {
+	for (size_t i = 1; !rc && i < n; i++) {
 		if (path[i] != '/')
 			continue;
 		path[i] = '\0';
-		if (mkdir(path, 0777) && errno != EEXIST)
-			return st_fail(STRATA_E_INPUT, "output %s: cannot make directory %s (%s)",
-				       dir, path, strata_strerror(-errno));
+		rc = make_dir(t, path);
 		path[i] = '/';
 	}
-	if (mkdir(path, 0777) == 0)
-		t->made_output = true;
-	else if (errno != EEXIST)
-		return st_fail(STRATA_E_INPUT, "output %s: cannot make this directory (%s)", dir,
-			       strata_strerror(-errno));
-	return 0;
+	return rc ? rc : make_dir(t, path);
 }
 
 /* Make the output directory ours. */
@@ -101,6 +109,7 @@ static int take_output(struct strata_trainer *t, bool resumes)
 			       "output %s holds a run already; go on with --resume, or choose"
 			       " another --output",
 			       dir);
+	t->owns_output = !rc && !resumes;
 	return rc;
 }
 
@@ -407,7 +416,14 @@ static void remove_traces(struct strata_trainer *t)
 	for (size_t i = 0; i < ST_ARRAY_LEN(ours); i++)
 		if (path_in(path, sizeof(path), t->setup.cfg->output, ours[i]) == 0)
 			unlink(path);
-	rmdir(t->setup.cfg->output);
+	if (!t->made_from || path_in(path, sizeof(path), t->setup.cfg->output, "") != 0)
+		return;
+	for (size_t n = strlen(path) - 1; n >= t->made_from; n--) {
+		if (path[n] == '/' || path[n] == '\0') {
+			path[n] = '\0';
+			rmdir(path);
+		}
+	}
 }
 
 void strata_trainer_close(struct strata_trainer *t)
@@ -421,7 +437,7 @@ void strata_trainer_close(struct strata_trainer *t)
 		st_engine_close(t->engine, !t->has_store && !t->setup.info.resumed_step);
 	if (t->log)
 		fclose(t->log);
-	if (t->made_output && !t->has_store)
+	if (t->owns_output && !t->has_store)
 		remove_traces(t);
 	if (t->lock_fd >= 0)
 		close(t->lock_fd);
