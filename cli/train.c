@@ -79,23 +79,31 @@ static void say_head(const struct train *t)
 		st_progress_say(p, false, "  steps    %" PRIu64, i->total_steps);
 }
 
-/* The command line as it was given, with --resume. @return owned by the caller, or NULL */
+/*
+ * The command line as it was given, with --resume.
+ * @param more  in, "--steps" with a placeholder in place of the given one, or NULL
+ * @return owned by the caller, or NULL
+ */
 static char *resume_command(const struct train *t, const char *more)
 {
 	char *text = NULL;
 	size_t n = 0;
 	FILE *f = open_memstream(&text, &n);
-	bool has_resume = false;
 
 	if (!f)
 		return NULL;
 	for (char **word = t->argv; *word; word++) {
+		if (!strcmp(*word, "--resume") || (more && !strncmp(*word, "--steps=", 8)))
+			continue;
+		if (more && !strcmp(*word, "--steps") && word[1]) {
+			word++;
+			continue;
+		}
 		if (word != t->argv)
 			fputc(' ', f);
 		st_put_shell_word(*word, f);
-		has_resume |= !strcmp(*word, "--resume");
 	}
-	fprintf(f, "%s%s", has_resume ? "" : " --resume", more);
+	fprintf(f, " --resume%s%s", more ? " " : "", more ? more : "");
 	if (fclose(f)) {
 		free(text);
 		return NULL;
@@ -131,7 +139,7 @@ static void say_result(const struct train *t, const struct strata_result *r)
 	st_progress_say(p, false, "  result   %s (model.safetensors, config.json)", i->output);
 	st_progress_say(p, false, "  sample   %s sample %s", t->argv[0], i->output);
 	if (t->cfg->nvme.keep == ST_KEEP_ALWAYS)
-		say_resume(t, "  go on    ", " --steps N");
+		say_resume(t, "  go on    ", "--steps N");
 }
 
 /* ---- the run ------------------------------------------------------------------------------- */
@@ -195,7 +203,7 @@ static int stop(struct train *t, uint64_t step)
 	if (rc)
 		return rc;
 	st_progress_say(t->progress, false, "stopped after step %" PRIu64 ", which is saved", step);
-	say_resume(t, "  go on    ", "");
+	say_resume(t, "  go on    ", NULL);
 	return 0;
 }
 
@@ -205,6 +213,7 @@ static int finish(struct train *t)
 	int rc;
 
 	st_progress_end(t->progress);
+	st_progress_say(t->progress, false, "all steps done: evaluating, writing the result");
 	rc = strata_trainer_finish(t->trainer, &r);
 	if (rc)
 		return rc;

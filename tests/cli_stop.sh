@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# tests/cli_stop.sh - stopped by a signal, by a reader that leaves, and by a second run: the state
+# is saved, and going on ends where an uninterrupted run ends.
+# shellcheck source-path=SCRIPTDIR source=cli_util.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cli_util.sh" "$@"
+set_up
+
+# begin NAME: a long run in the background, once its third step is done. Sets pid.
+begin() {
+	# Shells let background jobs ignore SIGINT.
+	env --default-signal=INT "$strata" train c.json --output "$1" --steps 1000000 \
+		--progress json >"$1.txt" 2>"$1.err" &
+	pid=$!
+	wait_for "$1.txt" '"step":3,'
+}
+
+# hash_of OUTPUT STEPS [OPTION]...: state after so many steps in all.
+hash_of() {
+	local output=$1 steps=$2
+
+	shift 2
+	run 0 "$strata" train c.json --output "$output" --steps "$steps" --progress json "$@"
+	cp out.txt done.txt
+	value 'done' state_hash done.txt
+}
+
+for signal in TERM INT; do
+	code=143
+	[ $signal = TERM ] || code=130
+	begin "by-$signal"
+	kill -$signal $pid
+	wait $pid
+	got=$?
+	[ $got -eq $code ] || fail "SIG$signal: exit code $got in place of $code"
+	has "by-$signal.err" "^SIG$signal: stopping after this step"
+	has "by-$signal.err" '^stopped after step [0-9]+, which is saved$'
+	has "by-$signal.err" "train c.json --output by-$signal --steps 1000000 --progress json --resume\$"
+	stopped=$(value stopped step "by-$signal.txt")
+	[ "$stopped" = "$(value step step "by-$signal.txt" | tail -n 1)" ] ||
+		fail "stopped at step $stopped, which was not the last one reported"
+	total=$((stopped + 4))
+	resumed=$(hash_of "by-$signal" $total --resume)
+	[ "$resumed" = "$(hash_of "whole-$signal" $total)" ] ||
+		fail "SIG$signal after step $stopped and resumed: another state"
+done
+
+# Two signals at once end the run sooner or later, and the last committed step is intact.
+begin twice
+kill -TERM $pid
+kill -TERM $pid 2>/dev/null
+wait $pid
+got=$?
+[ $got -eq 143 ] || fail "two signals: exit code $got"
+total=$(($(value step step twice.txt | tail -n 1) + 4))
+[ "$(hash_of twice $total --resume)" = "$(hash_of whole-twice $total)" ] ||
+	fail 'two signals and resumed: another state'
+
+# A signal before the first step.
+"$strata" train c.json --output early --steps 1000000 --progress json >early.txt 2>early.err &
+pid=$!
+wait_for early.err .
+kill -TERM $pid 2>/dev/null
+wait $pid
+[ $? -eq 143 ] || fail 'a signal during the start: not exit code 143'
+
+# A reader that goes away.
+"$strata" train c.json --output pipe --steps 1000000 --progress json 2>pipe.err | head -n 2 >pipe.txt
+code=${PIPESTATUS[0]}
+[ "$code" -eq 4 ] || fail "a closed pipe: exit code $code"
+has pipe.err '^strata: cannot write to the standard output: Broken pipe; stopped after step [0-9]+'
+total=$(($(sed -n 's/.*stopped after step \([0-9]*\).*/\1/p' pipe.err) + 2))
+[ "$(hash_of pipe $total --resume)" = "$(hash_of whole-pipe $total)" ] ||
+	fail 'a closed pipe and resumed: another state'
+
+# A second run: on the same output refused, on the same nvme_path welcome.
+begin first
+mkdir empty
+refused_beside() {
+	"$strata" train c.json --output first "$@" >out.txt 2>err.txt
+	[ $? -eq 2 ] || fail "a second run on the same output: not exit code 2: $*"
+	has err.txt '^strata: output first is in use by another run'
+}
+refused_beside
+refused_beside --resume
+dirs=$(find nvme -mindepth 1 -maxdepth 1 | wc -l)
+run 0 "$strata" train c.json --output second --steps 3
+[ "$(find nvme -mindepth 1 -maxdepth 1 | wc -l)" -eq $((dirs + 1)) ] ||
+	fail 'the second run has no directory of its own'
+kill -TERM $pid
+wait $pid
+[ $? -eq 143 ] || fail 'the first run did not survive the second'
+
+# After it ended, the output is still not overwritten.
+"$strata" train c.json --output first >out.txt 2>err.txt
+[ $? -eq 2 ] || fail 'an output with a run in it: not exit code 2'
+has err.txt '^strata: output first holds a run already; go on with --resume'
+
+finish
