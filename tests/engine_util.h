@@ -25,6 +25,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	unsigned n_paths; /* 0 = 1 */
 	const char *backend;
 	unsigned n_mb;
+	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
 };
 
 struct tiny_run {
@@ -51,12 +52,17 @@ static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t f
 	return 0;
 }
 
-/* More than four layers, a tensor of two storage tiles, odd sizes. */
+/*
+ * Four layers, and a tensor of two storage tiles: the tied embedding in the one (fast) model, each
+ * c_fc and c_proj of the other. Odd sizes.
+ */
 static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 {
-	const struct st_gpt2_cfg gpt = {
-		.n_layer = 4, .n_embd = 288, .n_head = 4, .n_positions = 32, .vocab_size = 259
-	};
+	const struct st_gpt2_cfg gpt = { .n_layer = 4,
+					 .n_embd = t->is_wide ? 288 : 64,
+					 .n_head = 4,
+					 .n_positions = 32,
+					 .vocab_size = t->is_wide ? 259 : 4111 };
 	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
 	struct st_plan_cfg plan = {
 		.dtype = t->dtype,
@@ -79,6 +85,13 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 	CK(st_gpt2_create(&r->model, &gpt, 2, 24, r->dev, t->dtype));
 	plan.model = r->model;
 	CK(st_plan_create(&r->plan, &plan));
+}
+
+static inline void tiny_unplan(struct tiny_run *r)
+{
+	st_plan_destroy(r->plan);
+	st_gpt2_destroy(r->model);
+	st_device_close(r->dev);
 }
 
 static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
@@ -122,9 +135,7 @@ static inline void tiny_open(struct tiny_run *r, const struct tiny *t)
 static inline void tiny_close(struct tiny_run *r)
 {
 	st_engine_close(r->engine, true);
-	st_plan_destroy(r->plan);
-	st_gpt2_destroy(r->model);
-	st_device_close(r->dev);
+	tiny_unplan(r);
 	for (unsigned i = 0; i < 2; i++) /* nothing of ours is left, so rmdir succeeds */
 		ck_assert_int_eq(rmdir(r->dir[i]), 0);
 }

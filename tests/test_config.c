@@ -414,150 +414,149 @@ END_TEST
 
 /* ---- errors ------------------------------------------------------------------------------- */
 
+static const struct {
+	const char *text, *set, *error;
+} wrong[] = {
+	{ "{\n  \"train_batch_size\": 8,\n  \"zero_optimisation\": {}\n}", NULL,
+	  "c.json:3:3: unknown key \"zero_optimisation\"; the nearest known key is "
+	  "\"zero_optimization\"" },
+	{ "{\"train_batch_size\": 8, \"offload_optimizer\": {}}", NULL,
+	  "c.json:1:25: unknown key \"offload_optimizer\"; the nearest known key is "
+	  "\"zero_optimization.offload_optimizer\"" },
+	{ "{\"train_batch_size\": 8,\n\t\"aio\": {\"qeue_depth\": 4}}", NULL,
+	  "c.json:2:10: unknown key \"qeue_depth\" in aio; the nearest known key is "
+	  "\"queue_depth\"" },
+	{ "{\"train_batch_size\": \"8\"}", NULL,
+	  "c.json:1:22: train_batch_size: a whole number is wanted, not the string \"8\"; "
+	  "write "
+	  "it without quotes" },
+	{ "{\"train_batch_size\": 8, \"strata\": {\"output\": 3}}", NULL,
+	  "c.json:1:46: strata.output: a string is wanted, not the number 3; put it in "
+	  "double "
+	  "quotes" },
+	{ "{\"train_batch_size\": 8.5}", NULL,
+	  "c.json:1:22: train_batch_size: a whole number is wanted, not the number 8.5" },
+	{ "{\"train_batch_size\": 8, \"bf16\": true}", NULL,
+	  "c.json:1:33: bf16: an object in braces is wanted, not true" },
+	{ "{\"train_batch_size\": 8,\n \"train_batch_size\": 8}", NULL,
+	  "c.json:2:2: duplicate key \"train_batch_size\", first given at line 1, column "
+	  "2; "
+	  "keep one" },
+	{ "{\"train_batch_size\": 33, \"train_micro_batch_size_per_gpu\": 8,"
+	  "\"gradient_accumulation_steps\": 4}",
+	  NULL,
+	  "c.json:1:22: train_batch_size: 33 is not train_micro_batch_size_per_gpu 8 x "
+	  "gradient_accumulation_steps 4 x 1 rank; set train_batch_size to 32" },
+	{ "{\"train_batch_size\": 33, \"train_micro_batch_size_per_gpu\": 8}", NULL,
+	  "c.json:1:22: train_batch_size: 33 is no multiple of "
+	  "train_micro_batch_size_per_gpu 8; "
+	  "set train_batch_size to 32" },
+	{ "{\"train_batch_size\": 3, \"gradient_accumulation_steps\": 4}", NULL,
+	  "c.json:1:22: train_batch_size: 3 is no multiple of gradient_accumulation_steps "
+	  "4; set "
+	  "train_batch_size to 4" },
+	{ "{\"gradient_accumulation_steps\": 4}", NULL,
+	  "c.json: neither train_batch_size nor train_micro_batch_size_per_gpu is given; "
+	  "give at "
+	  "least one, for example \"train_micro_batch_size_per_gpu\": 4" },
+	{ MIN, "train_batch_size=0",
+	  "--set train_batch_size=0: must be at least 1, not the number 0" },
+	{ MIN, "strata.sed=1",
+	  "--set strata.sed=1: unknown key \"sed\" in strata; the nearest known key is "
+	  "\"strata.seed\"" },
+	{ MIN, "strata.steps=many",
+	  "--set strata.steps=many: a whole number is wanted, not the string \"many\"; "
+	  "write it "
+	  "without quotes" },
+	{ MIN, "strata",
+	  "--set strata: write it as --set key=value, with dots between the "
+	  "key's parts" },
+	{ MIN, "a..b=1", "--set a..b=1: an empty part in the key; write --set a.b=value" },
+	{ MIN, "train_batch_size.x=1",
+	  "--set train_batch_size.x=1: \"train_batch_size\" is not an object" },
+	{ MIN, "optimizer.type=Lamb",
+	  "--set optimizer.type=Lamb: \"Lamb\" is not supported: only AdamW and Adam are "
+	  "built "
+	  "in; choose from \"AdamW\", \"Adam\"" },
+	{ MIN, "optimizer.params.betas=[0.9, 1]",
+	  "--set optimizer.params.betas=[0.9, 1]: must be below 1, not the number 1" },
+	{ MIN, "optimizer.params.eps=0",
+	  "--set optimizer.params.eps=0: must be above 0, not the number 0" },
+	{ MIN, "strata.device.memory=384M",
+	  "--set strata.device.memory=384M: \"384M\" is no size; write it as \"384MiB\", "
+	  "\"1.5GiB\" or \"2GB\", or as a number of bytes" },
+	{ MIN, "aio.block_size=5000",
+	  "--set aio.block_size=5000: 5000 is no multiple of 4096; direct I/O needs one: "
+	  "set it "
+	  "to 8192" },
+	{ MIN, "zero_optimization.offload_param.device=cpu",
+	  "--set zero_optimization.offload_param.device=cpu: offloading parameters needs "
+	  "\"stage\": 3, not 0" },
+	{ MIN, "zero_optimization={\"stage\": 3, \"offload_param\": {\"device\": \"nvme\"}}",
+	  "--set zero_optimization={\"stage\": 3, \"offload_param\": {\"devi...: "
+	  "zero_optimization.offload_param.device: nvme needs a directory; add "
+	  "\"nvme_path\": \"DIR\" beside it" },
+	{ MIN, "fp16.enabled=true",
+	  "--set fp16.enabled=true: not supported here: fp16 is not supported; use "
+	  "\"bf16\": "
+	  "{\"enabled\": true}" },
+	{ MIN, "strata.optimizer.update=immediate",
+	  "--set strata.optimizer.update=immediate: immediate needs gradient_clipping 0: "
+	  "the norm "
+	  "is known only after the whole backward; set gradient_clipping to 0 or use "
+	  "\"auto\"" },
+	{ MIN, "strata.seed=auto",
+	  "--set strata.seed=auto: \"auto\" is not possible here; give a whole number" },
+	{ MIN, "strata.model={\"name\": \"gpt2\", \"n_layer\": 3}",
+	  "--set strata.model={\"name\": \"gpt2\", \"n_layer\": 3}: strata.model.n_layer: "
+	  "given beside the "
+	  "model's name "
+	  "\"gpt2\", which says it already; remove one" },
+	{ MIN, "strata.model.n_layer=3",
+	  "c.json: strata.model.n_embd: missing; a model given by its dimensions needs "
+	  "n_layer, "
+	  "n_embd, n_head, n_positions and vocab_size" },
+	{ MIN, "scheduler.type=StepLR",
+	  "--set scheduler.type=StepLR: \"StepLR\" is not supported: PyTorch's own "
+	  "schedulers are "
+	  "not there; choose from \"none\", \"LRRangeTest\", \"OneCycle\", \"WarmupLR\", "
+	  "\"WarmupDecayLR\", \"WarmupCosineLR\"" },
+	{ MIN, "scheduler={\"type\": \"WarmupLR\", \"params\": {\"total_num_steps\": 5}}",
+	  "--set scheduler={\"type\": \"WarmupLR\", \"params\": {\"total_num_s...: "
+	  "scheduler.params.total_num_steps: the schedule WarmupLR has no such parameter" },
+	{ MIN, "scheduler.type=WarmupCosineLR",
+	  "--set scheduler.type=WarmupCosineLR: WarmupCosineLR needs "
+	  "params.total_num_steps; give "
+	  "it, or \"auto\" for strata.steps" },
+	{ MIN,
+	  "scheduler={\"type\":\"OneCycle\",\"params\":{\"cycle_min_lr\":0,\"cycle_max_"
+	  "lr\":1,"
+	  "\"decay_step_size\":1,\"decay_mom_rate\":1,\"cycle_first_step_size\":9}}",
+	  "--set scheduler={\"type\":\"OneCycle\",\"params\":{\"cycle_min_lr\":...: "
+	  "scheduler.params.decay_mom_rate: beta1 reaches 884 within 1000 steps; "
+	  "lower it, or set cycle_momentum to false" },
+	{ "{\"train_batch_size\": 8, \"aio\": {\"thread_count\": 1, "
+	  "\"intra_op_parallelism\": 2}}",
+	  NULL,
+	  "c.json:1:76: aio.intra_op_parallelism: given under its old and its present "
+	  "name; keep "
+	  "\"aio.intra_op_parallelism\"" },
+	{ MIN, "strata.model=gpt3",
+	  "--set strata.model=gpt3: strata.model.name: \"gpt3\" is not known; choose from "
+	  "\"gpt2\", \"gpt2-medium\", \"gpt2-large\", \"gpt2-xl\"" },
+	{ MIN, "wandb={\"enable\": false}",
+	  "--set wandb={\"enable\": false}: unknown key \"enable\" in wandb; the nearest "
+	  "known "
+	  "key is \"wandb.enabled\"" },
+	{ "{\"a.b\": 1}", NULL,
+	  "c.json:1:2: unknown key \"a.b\"; the nearest known key is \"amp\"" },
+	{ "[8]", NULL, "c.json:1:1: the configuration must be one object in braces" },
+};
+
 START_TEST(errors_say_what_where_and_what_to_do)
 {
-	static const struct {
-		const char *text, *set, *error;
-	} cases[] = {
-		{ "{\n  \"train_batch_size\": 8,\n  \"zero_optimisation\": {}\n}", NULL,
-		  "c.json:3:3: unknown key \"zero_optimisation\"; the nearest known key is "
-		  "\"zero_optimization\"" },
-		{ "{\"train_batch_size\": 8, \"offload_optimizer\": {}}", NULL,
-		  "c.json:1:25: unknown key \"offload_optimizer\"; the nearest known key is "
-		  "\"zero_optimization.offload_optimizer\"" },
-		{ "{\"train_batch_size\": 8,\n\t\"aio\": {\"qeue_depth\": 4}}", NULL,
-		  "c.json:2:10: unknown key \"qeue_depth\" in aio; the nearest known key is "
-		  "\"queue_depth\"" },
-		{ "{\"train_batch_size\": \"8\"}", NULL,
-		  "c.json:1:22: train_batch_size: a whole number is wanted, not the string \"8\"; "
-		  "write "
-		  "it without quotes" },
-		{ "{\"train_batch_size\": 8, \"strata\": {\"output\": 3}}", NULL,
-		  "c.json:1:46: strata.output: a string is wanted, not the number 3; put it in "
-		  "double "
-		  "quotes" },
-		{ "{\"train_batch_size\": 8.5}", NULL,
-		  "c.json:1:22: train_batch_size: a whole number is wanted, not the number 8.5" },
-		{ "{\"train_batch_size\": 8, \"bf16\": true}", NULL,
-		  "c.json:1:33: bf16: an object in braces is wanted, not true" },
-		{ "{\"train_batch_size\": 8,\n \"train_batch_size\": 8}", NULL,
-		  "c.json:2:2: duplicate key \"train_batch_size\", first given at line 1, column "
-		  "2; "
-		  "keep one" },
-		{ "{\"train_batch_size\": 33, \"train_micro_batch_size_per_gpu\": 8,"
-		  "\"gradient_accumulation_steps\": 4}",
-		  NULL,
-		  "c.json:1:22: train_batch_size: 33 is not train_micro_batch_size_per_gpu 8 x "
-		  "gradient_accumulation_steps 4 x 1 rank; set train_batch_size to 32" },
-		{ "{\"train_batch_size\": 33, \"train_micro_batch_size_per_gpu\": 8}", NULL,
-		  "c.json:1:22: train_batch_size: 33 is no multiple of "
-		  "train_micro_batch_size_per_gpu 8; "
-		  "set train_batch_size to 32" },
-		{ "{\"train_batch_size\": 3, \"gradient_accumulation_steps\": 4}", NULL,
-		  "c.json:1:22: train_batch_size: 3 is no multiple of gradient_accumulation_steps "
-		  "4; set "
-		  "train_batch_size to 4" },
-		{ "{\"gradient_accumulation_steps\": 4}", NULL,
-		  "c.json: neither train_batch_size nor train_micro_batch_size_per_gpu is given; "
-		  "give at "
-		  "least one, for example \"train_micro_batch_size_per_gpu\": 4" },
-		{ MIN, "train_batch_size=0",
-		  "--set train_batch_size=0: must be at least 1, not the number 0" },
-		{ MIN, "strata.sed=1",
-		  "--set strata.sed=1: unknown key \"sed\" in strata; the nearest known key is "
-		  "\"strata.seed\"" },
-		{ MIN, "strata.steps=many",
-		  "--set strata.steps=many: a whole number is wanted, not the string \"many\"; "
-		  "write it "
-		  "without quotes" },
-		{ MIN, "strata",
-		  "--set strata: write it as --set key=value, with dots between the "
-		  "key's parts" },
-		{ MIN, "a..b=1", "--set a..b=1: an empty part in the key; write --set a.b=value" },
-		{ MIN, "train_batch_size.x=1",
-		  "--set train_batch_size.x=1: \"train_batch_size\" is not an object" },
-		{ MIN, "optimizer.type=Lamb",
-		  "--set optimizer.type=Lamb: \"Lamb\" is not supported: only AdamW and Adam are "
-		  "built "
-		  "in; choose from \"AdamW\", \"Adam\"" },
-		{ MIN, "optimizer.params.betas=[0.9, 1]",
-		  "--set optimizer.params.betas=[0.9, 1]: must be below 1, not the number 1" },
-		{ MIN, "optimizer.params.eps=0",
-		  "--set optimizer.params.eps=0: must be above 0, not the number 0" },
-		{ MIN, "strata.device.memory=384M",
-		  "--set strata.device.memory=384M: \"384M\" is no size; write it as \"384MiB\", "
-		  "\"1.5GiB\" or \"2GB\", or as a number of bytes" },
-		{ MIN, "aio.block_size=5000",
-		  "--set aio.block_size=5000: 5000 is no multiple of 4096; direct I/O needs one: "
-		  "set it "
-		  "to 8192" },
-		{ MIN, "zero_optimization.offload_param.device=cpu",
-		  "--set zero_optimization.offload_param.device=cpu: offloading parameters needs "
-		  "\"stage\": 3, not 0" },
-		{ MIN,
-		  "zero_optimization={\"stage\": 3, \"offload_param\": {\"device\": \"nvme\"}}",
-		  "--set zero_optimization={\"stage\": 3, \"offload_param\": {\"devi...: "
-		  "zero_optimization.offload_param.device: nvme needs a directory; add "
-		  "\"nvme_path\": \"DIR\" beside it" },
-		{ MIN, "fp16.enabled=true",
-		  "--set fp16.enabled=true: not supported here: fp16 is not supported; use "
-		  "\"bf16\": "
-		  "{\"enabled\": true}" },
-		{ MIN, "strata.optimizer.update=immediate",
-		  "--set strata.optimizer.update=immediate: immediate needs gradient_clipping 0: "
-		  "the norm "
-		  "is known only after the whole backward; set gradient_clipping to 0 or use "
-		  "\"auto\"" },
-		{ MIN, "strata.seed=auto",
-		  "--set strata.seed=auto: \"auto\" is not possible here; give a whole number" },
-		{ MIN, "strata.model={\"name\": \"gpt2\", \"n_layer\": 3}",
-		  "--set strata.model={\"name\": \"gpt2\", \"n_layer\": 3}: strata.model.n_layer: "
-		  "given beside the "
-		  "model's name "
-		  "\"gpt2\", which says it already; remove one" },
-		{ MIN, "strata.model.n_layer=3",
-		  "c.json: strata.model.n_embd: missing; a model given by its dimensions needs "
-		  "n_layer, "
-		  "n_embd, n_head, n_positions and vocab_size" },
-		{ MIN, "scheduler.type=StepLR",
-		  "--set scheduler.type=StepLR: \"StepLR\" is not supported: PyTorch's own "
-		  "schedulers are "
-		  "not there; choose from \"none\", \"LRRangeTest\", \"OneCycle\", \"WarmupLR\", "
-		  "\"WarmupDecayLR\", \"WarmupCosineLR\"" },
-		{ MIN, "scheduler={\"type\": \"WarmupLR\", \"params\": {\"total_num_steps\": 5}}",
-		  "--set scheduler={\"type\": \"WarmupLR\", \"params\": {\"total_num_s...: "
-		  "scheduler.params.total_num_steps: the schedule WarmupLR has no such parameter" },
-		{ MIN, "scheduler.type=WarmupCosineLR",
-		  "--set scheduler.type=WarmupCosineLR: WarmupCosineLR needs "
-		  "params.total_num_steps; give "
-		  "it, or \"auto\" for strata.steps" },
-		{ MIN,
-		  "scheduler={\"type\":\"OneCycle\",\"params\":{\"cycle_min_lr\":0,\"cycle_max_"
-		  "lr\":1,"
-		  "\"decay_step_size\":1,\"decay_mom_rate\":1,\"cycle_first_step_size\":9}}",
-		  "--set scheduler={\"type\":\"OneCycle\",\"params\":{\"cycle_min_lr\":...: "
-		  "scheduler.params.decay_mom_rate: beta1 reaches 884 within 1000 steps; "
-		  "lower it, or set cycle_momentum to false" },
-		{ "{\"train_batch_size\": 8, \"aio\": {\"thread_count\": 1, "
-		  "\"intra_op_parallelism\": 2}}",
-		  NULL,
-		  "c.json:1:76: aio.intra_op_parallelism: given under its old and its present "
-		  "name; keep "
-		  "\"aio.intra_op_parallelism\"" },
-		{ MIN, "strata.model=gpt3",
-		  "--set strata.model=gpt3: strata.model.name: \"gpt3\" is not known; choose from "
-		  "\"gpt2\", \"gpt2-medium\", \"gpt2-large\", \"gpt2-xl\"" },
-		{ MIN, "wandb={\"enable\": false}",
-		  "--set wandb={\"enable\": false}: unknown key \"enable\" in wandb; the nearest "
-		  "known "
-		  "key is \"wandb.enabled\"" },
-		{ "{\"a.b\": 1}", NULL,
-		  "c.json:1:2: unknown key \"a.b\"; the nearest known key is \"amp\"" },
-		{ "[8]", NULL, "c.json:1:1: the configuration must be one object in braces" },
-	};
-
-	for (size_t i = 0; i < ST_ARRAY_LEN(cases); i++)
-		refuse(cases[i].text, cases[i].set, cases[i].error);
+	for (size_t i = 0; i < ST_ARRAY_LEN(wrong); i++)
+		refuse(wrong[i].text, wrong[i].set, wrong[i].error);
 }
 END_TEST
 

@@ -37,12 +37,14 @@ END_TEST
 START_TEST(arena_is_zero_and_aligned)
 {
 	struct st_arena a;
+	size_t n_set = 0;
 
 	ck_assert_int_eq(st_arena_init(&a, 3000001, "test"), 0);
 	ck_assert_uint_eq(a.bytes, 3002368);
 	ck_assert_uint_eq((uintptr_t)a.base % ((size_t)2 << 20), 0);
 	for (size_t i = 0; i < a.bytes; i++)
-		ck_assert_int_eq(a.base[i], 0);
+		n_set += a.base[i] != 0;
+	ck_assert_uint_eq(n_set, 0);
 	st_arena_fini(&a);
 	ck_assert_int_eq(st_arena_init(&a, 0, "empty"), 0);
 	st_arena_fini(&a);

@@ -67,6 +67,7 @@ static void layout(struct sim *m)
 	for (int p = 0; p < 2; p++) {
 		m->s->files[p].fd = p;
 		m->s->files[p].path = strdup(p ? "path1" : "path0");
+		ST_ASSERT(m->s->files[p].path != NULL);
 	}
 	m->s->skips_root_rewrite = m->skips_rewrite;
 }

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tests/engine_cases.h - bit-exactness: one state hash, wherever the state lives and however it
+ * moves. test_engine.c runs these on small models, test_engine_long.c longer and on larger ones.
+ */
+#ifndef TESTS_ENGINE_CASES_H
+#define TESTS_ENGINE_CASES_H
+
+#include "tests/engine_util.h"
+
+#include <math.h>
+
+#define NVME ST_HOME_NVME
+#define HOST ST_HOME_HOST
+#define DEV  ST_HOME_DEVICE
+
+/* Every variation must give the hash of the plain case with the same mathematics. */
+static const struct variation {
+	const char *name;
+	struct tiny t;
+} variations[] = {
+	{ "cpu", { .param_home = HOST, .state_home = HOST } },
+	{ "nvme", { .param_home = NVME, .state_home = NVME } },
+	{ "parameters on nvme", { .param_home = NVME, .state_home = HOST } },
+	{ "optimizer on nvme", { .param_home = DEV, .state_home = NVME } },
+	{ "two paths", { .param_home = NVME, .state_home = NVME, .n_paths = 2 } },
+	{ "threads", { .param_home = NVME, .state_home = NVME, .backend = "threads" } },
+	{ "horizontal", { .param_home = NVME, .state_home = NVME, .order = ST_ORDER_HORIZONTAL } },
+	{ "no recompute", { .param_home = NVME, .state_home = NVME, .keeps_activations = true } },
+	{ "activations on host", { .param_home = NVME, .state_home = NVME, .acts_on_host = true } },
+	{ "committed", { .param_home = NVME, .state_home = NVME, .commits = true } },
+	{ "committed, mixed homes", { .param_home = NVME, .state_home = HOST, .commits = true } },
+};
+
+static inline uint64_t hash_after(const struct tiny *t, unsigned steps)
+{
+	struct tiny_run r;
+	struct st_step_out out;
+	double first = 0, loss = 0;
+	uint64_t hash;
+
+	tiny_open(&r, t);
+	for (unsigned s = 1; s <= steps; s++) {
+		loss = tiny_step(&r, s, &out);
+		ck_assert_uint_eq(out.step, s);
+		if (s == 1)
+			first = loss;
+	}
+	ck_assert_msg(loss < first, "loss went from %g to %g", first, loss);
+	hash = tiny_hash(&r);
+	tiny_close(&r);
+	return hash;
+}
+
+/* All variations of a plain case, of which dtype, clip, update and is_wide are taken. */
+static inline uint64_t check_all(const struct tiny *plain, unsigned steps)
+{
+	uint64_t want = hash_after(plain, steps);
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(variations); i++) {
+		struct tiny t = variations[i].t;
+		uint64_t got;
+
+		t.dtype = plain->dtype;
+		t.clip = plain->clip;
+		t.update = plain->update;
+		t.is_wide = plain->is_wide;
+		got = hash_after(&t, steps);
+		ck_assert_msg(got == want, "%s, update mode %d, clip %g: %016lx, plain %016lx",
+			      variations[i].name, (int)t.update, t.clip, got, want);
+	}
+	return want;
+}
+
+/* Half of what is useful, the smallest budgets that work, and something between. */
+static inline void check_budgets(struct tiny t, unsigned steps)
+{
+	uint64_t want = hash_after(&t, steps), smallest[ST_ARENA_N], useful[ST_ARENA_N];
+	struct tiny_run r = { 0 };
+
+	tiny_plan(&r, &t);
+	memcpy(smallest, r.plan->min_bytes, sizeof(smallest));
+	memcpy(useful, r.plan->arena_bytes, sizeof(useful));
+	tiny_unplan(&r);
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t budget[ST_ARENA_N];
+
+		for (unsigned a = 0; a < ST_ARENA_N; a++) {
+			budget[a] = i == 0   ? smallest[a]
+				    : i == 1 ? smallest[a] * 3 / 2
+					     : useful[a] / 2;
+			if (budget[a] < smallest[a])
+				budget[a] = smallest[a];
+		}
+		t.device_bytes = budget[ST_ARENA_DEVICE];
+		t.host_bytes = budget[ST_ARENA_HOST];
+		ck_assert_uint_eq(hash_after(&t, steps), want);
+	}
+}
+
+/* Stop, save, open again in a new engine: as if nothing had happened. Also saves and evaluations in
+ * between change nothing. */
+static inline void check_resume(struct tiny t, unsigned steps)
+{
+	uint64_t want = hash_after(&t, steps);
+	struct st_snapshot snap;
+	struct tiny_run r;
+	char json[4096];
+	int32_t tokens[2 * 24] = { 0 };
+	double loss;
+
+	tiny_open(&r, &t);
+	for (unsigned s = 1; s <= 2; s++)
+		tiny_step(&r, s, NULL);
+	CK(st_engine_eval(r.engine, tokens, tokens, &loss));
+	ck_assert(isfinite(loss) && loss > 0);
+	tiny_step(&r, 3, NULL);
+	CK(st_engine_save(r.engine));
+	CK(st_engine_save(r.engine));
+	tiny_step(&r, 4, NULL);
+	CK(st_engine_save(r.engine));
+	st_engine_close(r.engine, false);
+	memcpy(json, r.run_json, sizeof(json));
+	tiny_engine(&r, &t, json);
+	ck_assert(st_engine_resumed(r.engine, &snap));
+	ck_assert_uint_eq(snap.step, 4);
+	ck_assert_uint_eq(snap.cursor, 24);
+	for (unsigned s = 5; s <= steps; s++)
+		tiny_step(&r, s, NULL);
+	ck_assert_uint_eq(tiny_hash(&r), want);
+	tiny_close(&r);
+}
+
+/* Everything above, on one of the two models. */
+static inline void check_without_clipping(bool is_wide, unsigned steps)
+{
+	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_IMMEDIATE, .is_wide = is_wide };
+	uint64_t immediate = check_all(&t, steps);
+
+	t.update = ST_UPDATE_DEFERRED;
+	ck_assert_uint_eq(check_all(&t, steps), immediate);
+}
+
+static inline void check_with_clipping(bool is_wide, unsigned steps)
+{
+	struct tiny t = {
+		.dtype = ST_BF16, .clip = 0.5, .update = ST_UPDATE_DEFERRED, .is_wide = is_wide
+	};
+	uint64_t want = check_all(&t, steps);
+
+	t.param_home = t.state_home = NVME;
+	t.spills = true;
+	ck_assert_uint_eq(hash_after(&t, steps), want);
+	t.clip = 0;
+	ck_assert_uint_ne(hash_after(&t, steps), want); /* clipping did something */
+}
+
+static inline void check_resumes(bool is_wide, unsigned steps)
+{
+	struct tiny t = { .dtype = ST_BF16,
+			  .clip = 0.5,
+			  .update = ST_UPDATE_DEFERRED,
+			  .param_home = NVME,
+			  .state_home = NVME,
+			  .commits = true,
+			  .is_wide = is_wide };
+
+	check_resume(t, steps);
+	t = (struct tiny){ .dtype = ST_BF16,
+			   .update = ST_UPDATE_IMMEDIATE,
+			   .param_home = NVME,
+			   .state_home = HOST,
+			   .is_wide = is_wide };
+	check_resume(t, steps);
+	t = (struct tiny){
+		.dtype = ST_F32, .clip = 0.5, .update = ST_UPDATE_DEFERRED, .is_wide = is_wide
+	};
+	check_resume(t, steps);
+}
+
+#endif
