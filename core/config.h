@@ -23,6 +23,7 @@
 #include "core/status.h"
 
 #define ST_CONFIG_MAX_BYTES ((size_t)1 << 20)
+#define ST_CONFIG_PATHS_MAX 16u /* directories of nvme_path, and their weights */
 
 enum st_offload { ST_OFFLOAD_NONE, ST_OFFLOAD_CPU, ST_OFFLOAD_NVME };
 enum st_adam_kind { ST_ADAM_ADAMW /* decoupled decay */, ST_ADAM_L2 /* decay in the gradient */ };

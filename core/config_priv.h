@@ -14,8 +14,6 @@
 #include "core/config_json.h"
 #include "core/config_table.h"
 
-#define ST_CONFIG_PATHS_MAX 16u /* as the store's */
-
 enum st_source { ST_FROM_DEFAULT, ST_FROM_FILE, ST_FROM_SET, ST_FROM_AUTO, ST_FROM_RULE };
 
 struct st_config_note {

@@ -10,7 +10,6 @@
 
 #include "core/log.h"
 #include "model/hf.h"
-#include "nvme/store.h"
 
 #define EVAL_MB_MAX 4u /* micro-batches that share one reading of the parameters */
 
@@ -205,10 +204,7 @@ static void fill_info(struct st_setup *s)
 		.flops_per_token = s->model->flops_per_token,
 		.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE],
 		.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST],
-		.nvme_disk_bytes = st_store_disk_bytes(s->plan->layout->extent_bytes,
-						       s->plan->layout->n_extents,
-						       (unsigned)s->n_store_paths) +
-				   s->plan->scratch_bytes,
+		.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths),
 		.uses_nvme = c->nvme_paths.n > 0,
 		.device = st_device_caps(s->device)->name,
 		.output = c->output,

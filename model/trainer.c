@@ -18,7 +18,6 @@
 #include "model/hf.h"
 #include "model/safetensors.h"
 #include "model/setup.h"
-#include "nvme/store.h"
 #include "offload/engine.h"
 #include "strata/train.h"
 
@@ -274,7 +273,7 @@ static int fill(void *user, const struct st_tensor_desc *d, size_t first, size_t
 static int start_engine(struct strata_trainer *t, bool resumes)
 {
 	const struct st_config *c = t->setup.cfg;
-	uint32_t weights[ST_STORE_PATHS_MAX];
+	uint32_t weights[ST_CONFIG_PATHS_MAX];
 	struct st_engine_cfg cfg = {
 		.plan = t->setup.plan,
 		.device = t->setup.device,

@@ -16,6 +16,8 @@
 #include "offload/executor.h"
 #include "offload/lanes_real.h"
 
+_Static_assert(ST_CONFIG_PATHS_MAX <= ST_STORE_PATHS_MAX, "a configuration that the store refuses");
+
 #define SNAPSHOT_MAGIC UINT64_C(0x31617461727473) /* "strata1" */
 #define RUNS           4u /* two in the window, one being filled, one to spare */
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nvme/store.h"
+
 #define ALIGN_BYTES        ((uint64_t)4096)
 #define STATE_TILES_USEFUL 48u /* tiles in flight that hide any drive's latency */
 #define REST_TILES_USEFUL  8u
@@ -280,4 +282,10 @@ uint64_t st_plan_read_bytes(const struct st_plan *p)
 uint64_t st_plan_write_bytes(const struct st_plan *p)
 {
 	return steady(p)->lane_bytes[ST_LANE_WRITE];
+}
+
+uint64_t st_plan_disk_bytes(const struct st_plan *p, unsigned n_paths)
+{
+	return p->scratch_bytes +
+	       st_store_disk_bytes(p->layout->extent_bytes, p->layout->n_extents, n_paths);
 }

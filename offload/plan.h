@@ -85,6 +85,8 @@ const char *st_variant_name(enum st_variant v);
 /* Bytes a step moves between memory and NVMe. */
 uint64_t st_plan_read_bytes(const struct st_plan *p);
 uint64_t st_plan_write_bytes(const struct st_plan *p);
+/* Bytes preallocated on all paths of a run: the store, and the scratch of spilled gradients. */
+uint64_t st_plan_disk_bytes(const struct st_plan *p, unsigned n_paths);
 
 /* Resources, by number (program.h): */
 uint32_t st_plan_resources(const struct st_layout *l);
