@@ -27,7 +27,9 @@ refused 2 'bad.json:' "${train[@]}" bad.json
 refused 2 'strata.stpes' "${train[@]}" c.json --set strata.stpes=3
 refused 2 'seq_len' "${train[@]}" c.json --set strata.data.seq_len=65
 refused 2 'nowhere.json' "${train[@]}" nowhere.json
-refused 2 'no run to resume' "${train[@]}" c.json --resume --output none
+run 2 "${train[@]}" c.json --resume --output none
+has err.txt '^strata: output none holds no run to resume'
+rm -rf none
 rm -f bad.json
 
 # ---- data ----------------------------------------------------------------------------------------

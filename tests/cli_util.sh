@@ -138,12 +138,13 @@ value() {
 	"$cli_json" "$1" "$2" <"$3" || fail "$3: no good JSON lines, or no $2 in $1"
 }
 
-# wait_for FILE PATTERN: until a line matches, at most about 50 s.
+# wait_for FILE PATTERN PID: until a line matches, as long as the process is alive, at most 50 s.
 wait_for() {
 	local i
 
 	for ((i = 0; i < 500; i++)); do
 		grep -Eq -- "$2" "$1" 2>/dev/null && return
+		kill -0 "$3" 2>/dev/null || break
 		sleep 0.1
 	done
 	fail "$1 got no line like: $2"
