@@ -21,6 +21,7 @@ if(TARGET strata)
     if("${head}" MATCHES "Timeout: +([0-9]+)")
       set(timeout ${CMAKE_MATCH_1})
     endif()
+    math(EXPR timeout "${timeout} * ${slowdown}")
     add_test(NAME ${name} COMMAND bash ${script} $<TARGET_FILE:strata> $<TARGET_FILE:cli_json>
       $<TARGET_FILE:train_api>)
     set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout} SKIP_RETURN_CODE 77

@@ -18,6 +18,7 @@
 #include "core/config_json.h"
 #include "core/config_table.h"
 #include "tests/fuzz_config.c"
+#include "tests/sanitizer.h"
 
 #define MIN "{\"train_batch_size\": 8}"
 
@@ -242,7 +243,7 @@ START_TEST(defaults_are_deepspeeds)
 	ck_assert(c->recompute && c->nvme.checksum);
 	ck_assert(has_note(c, "gradient clipping: global norm 1 (the default;"));
 	ck_assert(has_note(c, "training in fp32"));
-	ck_assert_int_eq(st_config_require_training(c), STRATA_E_CONFIG);
+	ck_assert_int_eq(st_config_require_training(c, true), STRATA_E_CONFIG);
 	ck_assert_str_eq(st_last_error(),
 			 "c.json: no model; add \"strata\": {\"model\": \"gpt2\"}, or "
 			 "its dimensions");
@@ -286,7 +287,7 @@ START_TEST(values_are_taken)
 	ck_assert(c->seed == UINT64_MAX);
 	ck_assert_str_eq(c->model.name, "gpt2-xl");
 	ck_assert_str_eq(c->data.format, "bin");
-	ck_assert_int_eq(st_config_require_training(c), 0);
+	ck_assert_int_eq(st_config_require_training(c, true), 0);
 	ck_assert(has_note(c, "aio.thread_count is the old name of aio.intra_op_parallelism"));
 	ck_assert(has_note(c, "weight decay 0.01 on matrices only"));
 	ck_assert(has_note(c, "gradient clipping: off"));
@@ -702,7 +703,7 @@ END_TEST
 
 /* ---- failing allocations ------------------------------------------------------------------ */
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !SANITIZER_HAS_MALLOC
 #define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
 
 void *__libc_malloc(size_t bytes);
@@ -801,7 +802,7 @@ int main(void)
 	tcase_add_test(t, files_that_cannot_be_read);
 	tcase_add_test(t, corpus);
 	tcase_add_test(t, examples_load);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !SANITIZER_HAS_MALLOC
 	tcase_add_test(t, failed_allocations_are_reported);
 #endif
 	suite_add_tcase(s, t);

@@ -16,6 +16,7 @@
 #include "offload/executor.h"
 #include "offload/lanes_sim.h"
 #include "offload/plan.h"
+#include "tests/sanitizer.h"
 
 #define KIB          ((uint64_t)1024)
 #define STEPS_MAX    6u
@@ -24,11 +25,7 @@
 
 /* ---- allocations are counted where no sanitizer has its own malloc ----------------------- */
 
-#ifndef __has_feature /* clang's way to say it */
-#define __has_feature(f) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
-	__has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#if SANITIZER_HAS_MALLOC
 #define HAS_MALLOC_COUNT false
 static unsigned long n_mallocs;
 #else
@@ -1338,6 +1335,7 @@ static struct st_plan *small_plan(const struct st_model *m, uint32_t i, bool is_
 	cfg.acts_on_host = i % 7 < 3;
 	cfg.commits = i % 3 == 1;
 	cfg.spills_grads = i % 4 == 1;
+	cfg.lookahead = i % 8 == 7 ? ST_LOOKAHEAD_OFF : ST_LOOKAHEAD_ON;
 	ck_assert_msg(st_plan_create(&plan, &cfg) == 0, "%s", st_last_error());
 	if (is_tight) {
 		cfg.device_bytes = plan->min_bytes[ST_ARENA_DEVICE];

@@ -18,6 +18,7 @@
 #include "model/file.h"
 #include "model/hf.h"
 #include "tests/fuzz_safetensors.c"
+#include "tests/sanitizer.h"
 
 #define SEEDS STRATA_SOURCE_DIR "/tests/corpus/safetensors"
 
@@ -485,7 +486,7 @@ static void shard_links(bool has_openat2)
 						    : "/proc/self/fd/0",
 					 at("m-2.safetensors")),
 				 0);
-		refused("m-2.safetensors" + 15, STRATA_E_INPUT, "symbolic link that leaves");
+		refused("", STRATA_E_INPUT, "symbolic link that leaves");
 	}
 	ck_assert_int_eq(unlink(at("m-2.safetensors")), 0);
 	ck_assert_int_eq(mkfifo(at("m-2.safetensors"), 0644), 0);
@@ -885,7 +886,7 @@ END_TEST
 
 /* --- failing allocations ------------------------------------------------------------------ */
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !SANITIZER_HAS_MALLOC
 #define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
 
 void *__libc_malloc(size_t bytes);
@@ -1027,7 +1028,7 @@ int main(void)
 	tcase_add_test(t, config_round_trip);
 	tcase_add_test(t, config_of_another_model_is_refused);
 	tcase_add_test(t, seeds_are_replayed);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !SANITIZER_HAS_MALLOC
 	tcase_add_test(t, failed_allocations_are_reported);
 #endif
 	suite_add_tcase(suite, t);
