@@ -116,6 +116,25 @@ void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 	};
 }
 
+int st_scratch_prep_read_range(struct st_scratch *s, uint32_t i, uint64_t off_bytes,
+			       uint64_t len_bytes, void *buf, struct st_aio_req *req)
+{
+	const struct slot *slot = &s->slots[i];
+
+	if (!len_bytes || (off_bytes | len_bytes) % ST_AIO_ALIGN || off_bytes > slot->bytes ||
+	    len_bytes > slot->bytes - off_bytes)
+		return st_fail(-EINVAL,
+			       "scratch: bytes %llu to %llu of slot %u of %llu bytes: give whole "
+			       "blocks of %zu inside it.",
+			       (unsigned long long)off_bytes,
+			       (unsigned long long)(off_bytes + len_bytes), i,
+			       (unsigned long long)slot->bytes, ST_AIO_ALIGN);
+	st_scratch_prep(s, i, buf, false, req);
+	req->len_bytes = len_bytes;
+	req->off_bytes += off_bytes;
+	return 0;
+}
+
 int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf)
 {
 	const struct slot *slot = &s->slots[i];

@@ -28,6 +28,15 @@ void st_scratch_destroy(struct st_scratch *s);
  *  the checksum here. */
 void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 		     struct st_aio_req *req);
+/**
+ * st_scratch_prep_read_range() - read bytes [off, off + len) of slot i. The checksum is of the
+ * whole slot, so nothing checks what comes (see st_store_prep_read_range()).
+ * @param off_bytes, len_bytes  in, multiples of 4096, inside the slot; len_bytes > 0
+ * @param buf  [len_bytes], 4096-aligned
+ * @return 0; -EINVAL: a bad range
+ */
+ST_MUST_CHECK int st_scratch_prep_read_range(struct st_scratch *s, uint32_t i, uint64_t off_bytes,
+					     uint64_t len_bytes, void *buf, struct st_aio_req *req);
 /** st_scratch_read_done() - @return 0; STRATA_E_CORRUPT: not what was written */
 ST_MUST_CHECK int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf);
 

@@ -42,20 +42,42 @@ static void fill(struct st_aio_req *req, const struct st_store_file *f, enum st_
 	req->result = 0;
 }
 
-int st_store_prep_read(struct st_store *s, uint32_t e, void *buf, struct st_aio_req *req)
+static int prep_read(struct st_store *s, uint32_t e, uint64_t off_bytes, uint64_t len_bytes,
+		     void *buf, struct st_aio_req *req)
 {
-	int rc = check_extent(s, e, buf);
-	const struct st_store_entry *t;
+	const struct st_store_entry *t = entry_of(s, e);
 
-	if (rc)
-		return rc;
-	t = entry_of(s, e);
 	if (!t->generation)
 		return st_fail(STRATA_E_CORRUPT, "store: %s (extent %u) was never written.",
 			       st_store_name(s, e), e);
-	fill(req, &s->files[s->extents[e].path], ST_AIO_READ, buf, s->extents[e].bytes,
-	     st_store_where(s, e, t->slot));
+	fill(req, &s->files[s->extents[e].path], ST_AIO_READ, buf, len_bytes,
+	     st_store_where(s, e, t->slot) + off_bytes);
 	return 0;
+}
+
+int st_store_prep_read(struct st_store *s, uint32_t e, void *buf, struct st_aio_req *req)
+{
+	int rc = check_extent(s, e, buf);
+
+	return rc ? rc : prep_read(s, e, 0, s->extents[e].bytes, buf, req);
+}
+
+int st_store_prep_read_range(struct st_store *s, uint32_t e, uint64_t off_bytes, uint64_t len_bytes,
+			     void *buf, struct st_aio_req *req)
+{
+	int rc = check_extent(s, e, buf);
+
+	if (rc)
+		return rc;
+	if (!len_bytes || (off_bytes | len_bytes) % ST_STORE_BLOCK ||
+	    off_bytes > s->extents[e].bytes || len_bytes > s->extents[e].bytes - off_bytes)
+		return st_fail(-EINVAL,
+			       "store: bytes %llu to %llu of %s (extent %u of %llu bytes): give "
+			       "whole blocks of %zu inside it.",
+			       (unsigned long long)off_bytes,
+			       (unsigned long long)(off_bytes + len_bytes), st_store_name(s, e), e,
+			       (unsigned long long)s->extents[e].bytes, ST_STORE_BLOCK);
+	return prep_read(s, e, off_bytes, len_bytes, buf, req);
 }
 
 int st_store_prep_write(struct st_store *s, uint32_t e, const void *buf, struct st_aio_req *req)

@@ -99,6 +99,17 @@ ST_MUST_CHECK int st_store_prep_write(struct st_store *s, uint32_t e, const void
 				      struct st_aio_req *req);
 
 /**
+ * st_store_prep_read_range() - as st_store_prep_read() for bytes [off, off + len) of extent e, in
+ * the slot that a read of all of it would take. A checksum covers whole extents only, so nothing
+ * checks what comes: use it for what is read again whole, and checked, before it counts.
+ * @param off_bytes, len_bytes  in, multiples of 4096, inside the extent; len_bytes > 0
+ * @param buf  [len_bytes], 4096-aligned
+ * @return as st_store_prep_read(); -EINVAL also for a bad range
+ */
+ST_MUST_CHECK int st_store_prep_read_range(struct st_store *s, uint32_t e, uint64_t off_bytes,
+					   uint64_t len_bytes, void *buf, struct st_aio_req *req);
+
+/**
  * st_store_checksum() - XXH3 of an extent's bytes, seeded with store id and e. Any thread.
  */
 uint64_t st_store_checksum(const struct st_store *s, uint32_t e, const void *buf);
