@@ -429,6 +429,8 @@ static void describe_stages(struct gpt2 *g)
 	g->stages[0].units[0] = 0;
 	g->stages[0].units[1] = 1;
 	g->stages[0].n_units = 2;
+	g->stages[0].looks_up = true;
+	g->stages[0].lookup_cols = g->cfg.n_embd;
 	g->stages[0].out_bytes = out_bytes;
 	for (size_t i = 1; i <= n_layer; i++) {
 		struct st_stage_desc *s = &g->stages[i];

@@ -24,6 +24,7 @@ struct emit {
 	uint32_t *act;    /* [n_stages * n_mb] output of a stage */
 	uint32_t *saved;  /* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
 	uint32_t *grad;   /* [n_mb] gradient of the latest stage's input */
+	uint32_t table;   /* the rows that were looked up ahead, or ST_NO_CLAIM */
 };
 
 /* ---- resources ----------------------------------------------------------------------------- */
@@ -243,6 +244,13 @@ static void apply_pending(struct emit *e, uint32_t unit)
 	}
 }
 
+/* Parameters of a unit in memory, its pending update applied. */
+static void need_current(struct emit *e, uint32_t unit)
+{
+	need_param(e, unit);
+	apply_pending(e, unit);
+}
+
 static void commit(struct emit *e)
 {
 	add(e, ST_OP_COMMIT, ST_NONE, ST_NONE, 0);
@@ -298,14 +306,20 @@ static void release_params(struct emit *e, unsigned stage)
 		e->param[s->units[k]] = ST_NO_CLAIM;
 }
 
+/* Does a stage use rows of its table that are updated ahead of it? */
+static bool looks_ahead(const struct emit *e, unsigned stage)
+{
+	return stage == 0 && e->plan->lookup.n_chunks && e->is_pending &&
+	       !e->is_updated[e->plan->lookup.unit];
+}
+
 static void need_stage_params(struct emit *e, unsigned stage)
 {
 	const struct st_stage_desc *s = &e->m->stages[stage];
 
-	for (unsigned k = 0; k < s->n_units; k++) {
-		need_param(e, s->units[k]);
-		apply_pending(e, s->units[k]);
-	}
+	for (unsigned k = 0; k < s->n_units; k++)
+		if (!looks_ahead(e, stage) || s->units[k] != e->plan->lookup.unit)
+			need_current(e, s->units[k]);
 }
 
 static void use_work(struct emit *e, size_t bytes)
@@ -313,6 +327,124 @@ static void use_work(struct emit *e, size_t bytes)
 	if (bytes)
 		st_builder_use(e->b, ST_ROLE_WORK, st_builder_claim(e->b, ST_POOL_WORK, bytes), 0,
 			       bytes, true);
+}
+
+/* ---- look-ahead of the first stage's table --------------------------------------------------- */
+
+#define LOOKUP_BUFFERS 2u /* one chunk is read while another one is updated */
+
+/* The latest operation reads of the table, or stands for those that do. */
+static void touch_table(struct emit *e)
+{
+	uint32_t unit = e->plan->lookup.unit;
+
+	st_builder_touch(e->b, r_param(e->l, unit), 0, 0, false);
+	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
+		st_builder_touch(e->b, r_state(e->l, t), 0, 0, false);
+		st_builder_touch(e->b, r_rest(e->l, t), 0, 0, false);
+	}
+	st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, false);
+}
+
+/* What lives in memory of the table, as operands of the latest operation. */
+static void use_table(struct emit *e)
+{
+	uint32_t unit = e->plan->lookup.unit;
+
+	if (!param_on_nvme(e))
+		st_builder_use_fixed(e->b, ST_ROLE_PARAM1, e->plan->param_addr[unit],
+				     st_unit_param_bytes(e->l, unit), false);
+	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
+		if (!state_on_nvme(e))
+			st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[t],
+					     st_tile_state_bytes(e->l, t), false);
+		if (!e->plan->cfg.spills_grads)
+			st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[t],
+					     st_tile_grad_bytes(e->l, t), false);
+	}
+}
+
+/* An operation on a chunk, behind `before`; the first one of all waits for the table. */
+static uint32_t add_rows(struct emit *e, enum st_op_kind kind, uint32_t chunk, uint32_t before)
+{
+	uint32_t op = add(e, kind, e->plan->lookup.unit, ST_NONE, 0);
+
+	st_builder_last(e->b)->chunk = chunk;
+	st_builder_last(e->b)->is_pending = true;
+	st_builder_after(e->b, e->gate); /* nobody knows the batch before */
+	if (before == ST_NONE)
+		touch_table(e);
+	else
+		st_builder_after(e->b, before);
+	return op;
+}
+
+/* The optimizer on a chunk's rows, from its buffer (ST_NO_CLAIM: all is in memory) to the table. */
+static uint32_t update_rows(struct emit *e, uint32_t chunk, uint32_t buffer, uint32_t before)
+{
+	const struct st_lookup *l = &e->plan->lookup;
+	uint64_t row_bytes = l->cols * st_dtype_bytes(e->l->dtype);
+	uint32_t at = chunk * l->chunk_rows;
+	uint32_t n = l->max_rows - at < l->chunk_rows ? l->max_rows - at : l->chunk_rows;
+	uint32_t op = add_rows(e, ST_OP_UPDATE_ROWS, chunk, before);
+
+	st_builder_use(e->b, ST_ROLE_PARAM0, e->table, at * row_bytes, n * row_bytes, true);
+	if (buffer != ST_NO_CLAIM)
+		st_builder_use(e->b, ST_ROLE_ROWS, buffer, 0, l->chunk_bytes, true);
+	if (!state_on_nvme(e))
+		use_work(e, st_lookup_work_bytes(l));
+	return op;
+}
+
+/*
+ * The updated rows of this pass's tokens, in e->table. The first operation waits for what the
+ * program before does to the table, and the others for it; updates follow each other, so the last
+ * one ends it all, and what this program does to the table comes behind that one. (Each chunk
+ * touching each tile would make as many edges as chunks times tiles.)
+ */
+static void look_ahead(struct emit *e)
+{
+	const struct st_lookup *l = &e->plan->lookup;
+	uint32_t buffers[LOOKUP_BUFFERS] = { ST_NO_CLAIM, ST_NO_CLAIM };
+	uint32_t first = ST_NONE, last = ST_NONE;
+
+	e->table = st_builder_claim(e->b, ST_POOL_PARAM,
+				    l->max_rows * l->cols * st_dtype_bytes(e->l->dtype));
+	for (uint32_t c = 0; c < l->n_chunks; c++) {
+		uint32_t *buffer = &buffers[c % LOOKUP_BUFFERS];
+
+		if (l->chunk_bytes) {
+			uint32_t op;
+
+			if (*buffer == ST_NO_CLAIM)
+				*buffer = st_builder_claim(e->b, ST_POOL_STATE, l->chunk_bytes);
+			op = add_rows(e, ST_OP_READ_ROWS, c, first);
+			st_builder_last(e->b)->bytes = l->chunk_bytes;
+			st_builder_use(e->b, ST_ROLE_ROWS, *buffer, 0, l->chunk_bytes, true);
+			first = first == ST_NONE ? op : first;
+		}
+		last = update_rows(e, c, *buffer, last == ST_NONE ? first : last);
+		first = first == ST_NONE ? last : first;
+	}
+	if (last != first)
+		touch_table(e);
+	use_table(e);
+}
+
+/* ---- stages ------------------------------------------------------------------------------- */
+
+static void use_stage_param(struct emit *e, unsigned stage, unsigned k)
+{
+	const struct st_lookup *l = &e->plan->lookup;
+	uint32_t unit = e->m->stages[stage].units[k];
+
+	if (stage == 0 && k == 0 && e->table != ST_NO_CLAIM) {
+		st_builder_last(e->b)->is_lookup = true;
+		st_builder_use(e->b, ST_ROLE_PARAM0, e->table, 0,
+			       l->max_rows * l->cols * st_dtype_bytes(e->l->dtype), false);
+	} else {
+		use_param(e, ST_ROLE_PARAM0 + k, unit);
+	}
 }
 
 /* Forward of one stage and micro-batch. y: where the output goes. */
@@ -325,7 +457,7 @@ static uint32_t forward(struct emit *e, unsigned stage, unsigned mb, uint32_t y,
 	st_builder_last(e->b)->flops = s->fwd_flops;
 	st_builder_last(e->b)->is_recompute = is_recompute;
 	for (unsigned k = 0; k < s->n_units; k++)
-		use_param(e, ST_ROLE_PARAM0 + k, s->units[k]);
+		use_stage_param(e, stage, k);
 	if (stage)
 		st_builder_use(e->b, ST_ROLE_X, e->act[(stage - 1) * e->n_mb + mb], 0,
 			       e->m->stages[stage - 1].out_bytes, false);
@@ -344,6 +476,8 @@ static void emit_forward(struct emit *e, unsigned stage, unsigned mb_lo, unsigne
 {
 	const struct st_stage_desc *s = &e->m->stages[stage];
 
+	if (looks_ahead(e, stage))
+		look_ahead(e);
 	need_stage_params(e, stage);
 	for (unsigned mb = mb_lo; mb < mb_hi; mb++) {
 		uint32_t y = s->out_bytes ? st_builder_claim(e->b, ST_POOL_ACT, s->out_bytes)
@@ -354,6 +488,7 @@ static void emit_forward(struct emit *e, unsigned stage, unsigned mb_lo, unsigne
 		e->saved[stage * e->n_mb + mb] = e->plan->cfg.recompute ? ST_NO_CLAIM : saved;
 	}
 	release_params(e, stage);
+	e->table = ST_NO_CLAIM;
 }
 
 static void backward(struct emit *e, unsigned stage, unsigned mb)
@@ -445,6 +580,24 @@ static bool shares_units(const struct emit *e)
 	return false;
 }
 
+/* Before the loss, and so before the commit, nothing is pending any more: also a table that was
+ * looked up ahead and that the last stage does not use. */
+static void catch_up(struct emit *e)
+{
+	const struct st_stage_desc *last = &e->m->stages[e->m->n_stages - 1];
+
+	for (uint32_t u = 0; u < e->l->n_units; u++) {
+		bool is_next = false;
+
+		for (unsigned k = 0; k < last->n_units; k++)
+			is_next |= last->units[k] == u;
+		if (is_next || !e->is_pending || e->is_updated[u])
+			continue;
+		need_current(e, u);
+		e->param[u] = ST_NO_CLAIM;
+	}
+}
+
 static void emit_step(struct emit *e)
 {
 	unsigned n = e->m->n_stages, block = e->plan->cfg.order == ST_ORDER_VERTICAL ? e->n_mb : 1;
@@ -453,6 +606,7 @@ static void emit_step(struct emit *e)
 	for (unsigned lo = 0; lo < e->n_mb; lo += block) {
 		for (unsigned s = 0; s + 1 < n; s++)
 			emit_forward(e, s, lo, lo + block);
+		catch_up(e);
 		for (unsigned s = n; s-- > last;) {
 			emit_backward(e, s, lo, lo + block);
 			/* Every pending update was applied on the way to the loss. */
@@ -473,8 +627,7 @@ static void emit_flush(struct emit *e)
 {
 	for (uint32_t u = 0; u < e->l->n_units; u++) {
 		if (e->is_pending) {
-			need_param(e, u);
-			apply_pending(e, u);
+			need_current(e, u);
 			e->param[u] = ST_NO_CLAIM;
 		}
 		for (uint32_t t = e->l->unit_first_tile[u];
@@ -605,6 +758,7 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 		.n_mb = v == ST_VARIANT_EVAL ? plan->cfg.n_eval_mb : plan->cfg.n_mb,
 		.is_pending = v == ST_VARIANT_STEP_PENDING || v == ST_VARIANT_FLUSH ||
 			      v == ST_VARIANT_SAVE_PENDING,
+		.table = ST_NO_CLAIM,
 		.saves = v == ST_VARIANT_SAVE || v == ST_VARIANT_SAVE_PENDING,
 	};
 	size_t n_acts = (size_t)e.m->n_stages * e.n_mb;

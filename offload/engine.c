@@ -38,6 +38,7 @@ struct st_engine {
 	struct st_arena arena[ST_ARENA_N];
 	struct st_exec exec;
 	struct st_run runs[RUNS];
+	int32_t *row_number; /* [rows] scratch of st_rows_find(), where the plan looks up ahead */
 	bool has_snapshot;
 	struct st_snapshot snapshot;
 
@@ -88,6 +89,24 @@ static int alloc_runs(struct st_engine *e)
 	return 0;
 }
 
+static int alloc_rows(struct st_engine *e)
+{
+	const struct st_lookup *l = &e->cfg.plan->lookup;
+
+	if (!l->n_chunks)
+		return 0;
+	e->row_number = calloc(l->rows, sizeof(*e->row_number));
+	for (unsigned i = 0; i < RUNS; i++) {
+		struct st_rows *r = &e->runs[i].rows;
+
+		r->row = calloc(l->max_rows, sizeof(*r->row));
+		r->tokens = calloc(l->max_tokens, sizeof(*r->tokens));
+		if (!e->row_number || !r->row || !r->tokens)
+			return st_fail(-ENOMEM, "engine: rows of a batch");
+	}
+	return 0;
+}
+
 static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 {
 	for (unsigned i = 0; i < RUNS; i++) {
@@ -134,6 +153,11 @@ static size_t take_snapshot(void *user, void *ctx, void *out)
 	e->committing_step = s.step;
 	memcpy(out, &s, sizeof(s));
 	return sizeof(s);
+}
+
+static const struct st_rows *rows_of(void *user, void *ctx)
+{
+	return &((const struct st_run *)ctx)->rows;
 }
 
 static int run_compute(void *user, const struct st_program *p, uint32_t op, void *ctx)
@@ -232,6 +256,7 @@ static void copy_tokens(const struct st_engine *e, struct st_run *run, const int
 
 static int serve_step(struct st_engine *e, struct command *c)
 {
+	const struct st_lookup *lookup = &e->cfg.plan->lookup;
 	struct st_run *run = e->ahead;
 	int rc = run ? 0 : append(e, c->variant, &run);
 
@@ -248,6 +273,10 @@ static int serve_step(struct st_engine *e, struct command *c)
 	run->beta2 = c->step->beta2;
 	run->cursor_after = c->step->cursor_after;
 	copy_tokens(e, run, c->step->tokens, c->step->targets);
+	if (run->variant == ST_VARIANT_STEP_PENDING && lookup->n_chunks)
+		rc = st_rows_find(lookup, &run->rows, run->tokens, e->row_number);
+	if (rc)
+		return rc;
 	st_executor_open(e->executor, run);
 	return 0; /* op_completed() replies */
 }
@@ -407,11 +436,13 @@ static int start_lanes(struct st_engine *e)
 		.store = e->store,
 		.scratch = e->scratch,
 		.layout = e->cfg.plan->layout,
+		.lookup = &e->cfg.plan->lookup,
 		.arena = { e->arena[0].base, e->arena[1].base },
 		.depth = e->cfg.aio.depth,
 		.compute = run_compute,
 		.snapshot = take_snapshot,
 		.wants_commit = wants_commit,
+		.rows = rows_of,
 		.user = e,
 	};
 	struct st_executor_cfg x = { .completed = op_completed, .user = e };
@@ -525,6 +556,8 @@ int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, ch
 	e->exec.plan = cfg->plan;
 	e->exec.leaves = calloc(cfg->plan->layout->n_leaves, sizeof(double));
 	rc = e->exec.leaves ? alloc_runs(e) : st_fail(-ENOMEM, "engine");
+	if (!rc)
+		rc = alloc_rows(e);
 	for (unsigned a = 0; !rc && a < ST_ARENA_N; a++) {
 		rc = st_arena_init(&e->arena[a], cfg->plan->arena_bytes[a], a ? "host" : "device");
 		e->exec.arena[a] = e->arena[a].base;
@@ -578,7 +611,10 @@ void st_engine_close(struct st_engine *e, bool removes_store)
 		free(e->runs[i].tokens);
 		free(e->runs[i].targets);
 		free(e->runs[i].loss);
+		free(e->runs[i].rows.row);
+		free(e->runs[i].rows.tokens);
 	}
+	free(e->row_number);
 	free(e->exec.leaves);
 	pthread_mutex_destroy(&e->lock);
 	pthread_cond_destroy(&e->changed);

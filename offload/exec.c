@@ -45,7 +45,7 @@ static void stage_args(const struct st_exec *x, const struct st_program *p, cons
 	size_t first = (size_t)op->mb * m->batch * m->seq;
 
 	*a = (struct st_stage_args){
-		.tokens = run->tokens + first,
+		.tokens = (op->is_lookup ? run->rows.tokens : run->tokens) + first,
 		.targets = run->targets + first,
 		.x = operand(x, p, op, ST_ROLE_X),
 		.y = operand(x, p, op, ST_ROLE_Y),
@@ -144,6 +144,111 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 		};
 
 		st_optim_update(s, &r);
+	}
+}
+
+/* ---- rows that are looked up ahead --------------------------------------------------------- */
+
+struct chunk { /* operands of an UPDATE_ROWS */
+	const struct st_lookup *lookup;
+	const uint32_t *row;
+	char *buffer; /* what was read, or NULL */
+	char *work;   /* private copies of states that live in memory, or NULL */
+	char *table;  /* [rows in the chunk, cols] out */
+	uint64_t at[ST_ROWS_CHUNK_MAX][ST_ROW_ARRAYS][ST_ROW_PARTS_MAX];
+};
+
+/* Parameter and gradient of a part: read, or at home. */
+static const char *part_source(const struct st_exec *x, const struct chunk *c, uint32_t i,
+			       enum st_row_array array, uint32_t index, const struct st_row_part *p)
+{
+	const struct st_layout *l = x->plan->layout;
+	struct st_addr home;
+
+	if (c->lookup->is_read[array])
+		return c->buffer + c->at[i][array][index];
+	if (array == ST_ROW_GRAD) {
+		home = x->plan->rest_addr[p->tile];
+		home.off_bytes += p->tile_elem * st_dtype_bytes(l->grad_dtype);
+	} else {
+		home = x->plan->param_addr[c->lookup->unit];
+		home.off_bytes +=
+			(l->tiles[p->tile].first_elem + p->tile_elem) * st_dtype_bytes(l->dtype);
+	}
+	return x->arena[home.arena] + home.off_bytes;
+}
+
+/* The states of a part where they may be written: in the buffer, or copied from their home. */
+static void part_states(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
+			const struct st_row_part *p, struct st_optim_range *r)
+{
+	const struct st_layout *l = x->plan->layout;
+	size_t n = c->lookup->chunk_rows * c->lookup->cols, at = i * c->lookup->cols + p->first;
+	bool has_lo = l->dtype != ST_F32;
+	struct st_addr home;
+	int16_t *lo;
+	float *m, *v;
+
+	if (c->lookup->is_read[ST_ROW_M]) {
+		r->lo = has_lo ? (int16_t *)(c->buffer + c->at[i][ST_ROW_LO][index]) : NULL;
+		r->m = (float *)(c->buffer + c->at[i][ST_ROW_M][index]);
+		r->v = (float *)(c->buffer + c->at[i][ST_ROW_V][index]);
+		return;
+	}
+	home = x->plan->state_addr[p->tile];
+	st_tile_state_arrays(l, p->tile, x->arena[home.arena] + home.off_bytes, &lo, &m, &v);
+	r->m = (float *)c->work + at;
+	r->v = (float *)c->work + n + at;
+	memcpy(r->m, m + p->tile_elem, p->n * sizeof(*m));
+	memcpy(r->v, v + p->tile_elem, p->n * sizeof(*v));
+	if (!has_lo)
+		return;
+	r->lo = (int16_t *)((float *)c->work + 2 * n) + at;
+	memcpy(r->lo, lo + p->tile_elem, p->n * sizeof(*lo));
+}
+
+static void update_part(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
+			const struct st_row_part *p)
+{
+	const struct st_layout *l = x->plan->layout;
+	const struct st_optim_step *s =
+		&x->boundary.optim[l->tiles[p->tile].is_matrix || x->cfg->decays_vectors];
+	size_t bytes = st_dtype_bytes(l->dtype);
+	struct st_optim_range r = {
+		.n = p->n,
+		.format = l->dtype == ST_F32 ? ST_OPTIM_FP32 : ST_OPTIM_SPLIT,
+		.grad_dtype = l->grad_dtype,
+		.p = c->table + (i * c->lookup->cols + p->first) * bytes,
+		.g = part_source(x, c, i, ST_ROW_GRAD, index, p),
+	};
+
+	memcpy(r.p, part_source(x, c, i, ST_ROW_PARAM, index, p), p->n * bytes);
+	part_states(x, c, i, index, p, &r);
+	st_optim_update(s, &r);
+}
+
+/* As run_update() on copies: element by element the same operations, so the same bits. */
+static void run_update_rows(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+			    const struct st_run *run)
+{
+	const struct st_lookup *l = &x->plan->lookup;
+	uint32_t n = st_rows_in_chunk(l, &run->rows, op->chunk);
+	struct chunk c = {
+		.lookup = l,
+		.row = run->rows.row + (size_t)op->chunk * l->chunk_rows,
+		.buffer = operand(x, p, op, ST_ROLE_ROWS),
+		.work = operand(x, p, op, ST_ROLE_WORK),
+		.table = operand(x, p, op, ST_ROLE_PARAM0),
+	};
+
+	st_rows_locate(l, &run->rows, op->chunk, c.at);
+#pragma omp parallel for num_threads(team(x)) schedule(static)
+	for (uint32_t i = 0; i < n; i++) {
+		struct st_row_part part;
+
+		for (uint32_t k = 0; k < ST_ROW_PARTS_MAX && st_row_part(l, c.row[i], k, &part);
+		     k++)
+			update_part(x, &c, i, k, &part);
 	}
 }
 
@@ -300,6 +405,9 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void 
 		return run_norm(x, run);
 	case ST_OP_UPDATE:
 		run_update(x, p, op, run);
+		return 0;
+	case ST_OP_UPDATE_ROWS:
+		run_update_rows(x, p, op, run);
 		return 0;
 	case ST_OP_FILL:
 		return run_fill(x, p, op);

@@ -16,6 +16,7 @@ struct st_run {
 	enum st_variant variant;
 	uint64_t step;             /* STEP: its number, 1-based */
 	int32_t *tokens, *targets; /* [max micro-batches * batch * seq] */
+	struct st_rows rows;       /* STEP_PENDING, where the plan looks up ahead */
 	double *loss;              /* [max micro-batches] sums */
 	unsigned n_mb;
 	uint64_t cursor_after;

@@ -13,11 +13,28 @@
 #define COMPUTE_OPS 4u  /* queued for the worker, so that it need not wait for the engine thread */
 #define DONE_RING   (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
 
+struct piece { /* what one request moves */
+	bool is_scratch, is_whole;
+	uint32_t extent;               /* of the store, or slot of the scratch */
+	uint64_t off_bytes, len_bytes; /* of a piece that is not whole */
+	char *buf;
+};
+
+struct pieces { /* those of an operation that have not been looked at */
+	const struct st_layout *layout;
+	enum st_op_kind kind;
+	char *buf; /* of the operation */
+	uint32_t tile, end_tile;
+	size_t unit_elem; /* element of the unit that lies at buf */
+	struct st_row_walk rows;
+};
+
 struct io_op { /* an accepted read or write operation */
 	uint64_t token;
-	const struct st_program *p;
-	uint32_t op;
-	uint32_t next_tile, end_tile, in_flight;
+	struct pieces pieces;
+	struct piece next; /* to be started */
+	bool has_next;
+	uint32_t in_flight;
 	int rc;
 	struct st_error error;
 };
@@ -25,7 +42,7 @@ struct io_op { /* an accepted read or write operation */
 struct io_req {
 	struct st_aio_req aio;
 	struct io_op *owner;
-	uint32_t tile;
+	struct piece piece;
 	uint64_t checksum;
 	bool is_busy, is_write;
 };
@@ -159,45 +176,94 @@ static void collect_compute(struct st_lanes_real *r)
 
 /* ---- reads and writes ---------------------------------------------------------------------- */
 
-static char *buffer_of(const struct st_lanes_real *r, const struct io_op *o, uint32_t tile)
+static void begin_pieces(const struct st_lanes_real *r, const struct st_program *p,
+			 uint32_t op_index, void *ctx, struct pieces *it)
 {
-	const struct st_op *op = &o->p->ops[o->op];
-	const struct st_use *use = &o->p->uses[op->first_use];
-	char *base = r->cfg.arena[use->addr.arena] + use->addr.off_bytes;
+	const struct st_op *op = &p->ops[op_index];
+	const struct st_layout *l = r->cfg.layout;
+	const struct st_use *use = &p->uses[op->first_use];
 
-	if (op->tile == ST_NONE) /* all of a unit: its tiles lie one behind the other */
-		base += r->cfg.layout->tiles[tile].first_elem *
-			st_dtype_bytes(r->cfg.layout->dtype);
-	return base;
+	*it = (struct pieces){ .layout = l,
+			       .kind = op->kind,
+			       .buf = r->cfg.arena[use->addr.arena] + use->addr.off_bytes };
+	if (op->kind == ST_OP_READ_ROWS) {
+		st_rows_walk(&it->rows, r->cfg.lookup, r->cfg.rows(r->cfg.user, ctx), op->chunk);
+	} else if (op->tile != ST_NONE) {
+		it->tile = op->tile;
+		it->end_tile = op->tile + 1;
+		it->unit_elem = l->tiles[op->tile].first_elem;
+	} else { /* all of a unit: its tiles lie one behind the other */
+		it->tile = l->unit_first_tile[op->unit];
+		it->end_tile = l->unit_first_tile[op->unit + 1];
+	}
 }
 
-static uint32_t extent_of(const struct st_op *op, uint32_t tile)
+static uint32_t extent_of(uint32_t tile, bool is_state)
 {
-	return 2 * tile + (op->kind == ST_OP_READ_STATE || op->kind == ST_OP_WRITE_STATE);
+	return 2 * tile + is_state;
 }
 
-static bool is_scratch(const struct st_op *op)
+static bool next_window(struct pieces *it, struct piece *out)
 {
-	return op->kind == ST_OP_READ_GRAD || op->kind == ST_OP_WRITE_GRAD;
+	struct st_row_window w;
+
+	if (!st_rows_next(&it->rows, &w))
+		return false;
+	*out = (struct piece){ .off_bytes = w.off_bytes,
+			       .len_bytes = w.len_bytes,
+			       .buf = it->buf + w.at_bytes };
+	out->is_scratch = w.array == ST_ROW_GRAD;
+	out->extent = out->is_scratch ? w.tile : extent_of(w.tile, w.array != ST_ROW_PARAM);
+	return true;
 }
 
-static int start_request(struct st_lanes_real *r, struct io_req *q, struct io_op *o, uint32_t tile)
+/* The next piece of an operation. @return false: there is none left */
+static bool next_piece(struct pieces *it, struct piece *out)
 {
-	const struct st_op *op = &o->p->ops[o->op];
-	char *buf = buffer_of(r, o, tile);
-	uint32_t e = extent_of(op, tile);
-	int rc = 0;
+	size_t elem;
+
+	if (it->kind == ST_OP_READ_ROWS)
+		return next_window(it, out);
+	if (it->tile == it->end_tile)
+		return false;
+	elem = it->layout->tiles[it->tile].first_elem - it->unit_elem;
+	*out = (struct piece){ .is_whole = true,
+			       .buf = it->buf + elem * st_dtype_bytes(it->layout->dtype) };
+	out->is_scratch = it->kind == ST_OP_READ_GRAD || it->kind == ST_OP_WRITE_GRAD;
+	out->extent = out->is_scratch ? it->tile
+				      : extent_of(it->tile, it->kind == ST_OP_READ_STATE ||
+								    it->kind == ST_OP_WRITE_STATE);
+	it->tile++;
+	return true;
+}
+
+static int prepare(struct st_lanes_real *r, struct io_req *q)
+{
+	const struct piece *p = &q->piece;
+
+	if (p->is_scratch && p->is_whole) {
+		st_scratch_prep(r->cfg.scratch, p->extent, p->buf, q->is_write, &q->aio);
+		return 0;
+	}
+	if (p->is_scratch)
+		return st_scratch_prep_read_range(r->cfg.scratch, p->extent, p->off_bytes,
+						  p->len_bytes, p->buf, &q->aio);
+	if (!p->is_whole)
+		return st_store_prep_read_range(r->cfg.store, p->extent, p->off_bytes, p->len_bytes,
+						p->buf, &q->aio);
+	if (!q->is_write)
+		return st_store_prep_read(r->cfg.store, p->extent, p->buf, &q->aio);
+	q->checksum = st_store_checksum(r->cfg.store, p->extent, p->buf);
+	return st_store_prep_write(r->cfg.store, p->extent, p->buf, &q->aio);
+}
+
+static int start_request(struct st_lanes_real *r, struct io_req *q, struct io_op *o)
+{
+	int rc;
 
 	q->owner = o;
-	q->tile = tile;
-	if (is_scratch(op)) {
-		st_scratch_prep(r->cfg.scratch, tile, buf, q->is_write, &q->aio);
-	} else if (q->is_write) {
-		q->checksum = st_store_checksum(r->cfg.store, e, buf);
-		rc = st_store_prep_write(r->cfg.store, e, buf, &q->aio);
-	} else {
-		rc = st_store_prep_read(r->cfg.store, e, buf, &q->aio);
-	}
+	q->piece = o->next;
+	rc = prepare(r, q);
 	q->aio.user = q;
 	return rc ? rc : st_aio_submit(r->cfg.queue, &q->aio);
 }
@@ -208,7 +274,7 @@ static void fail_op(struct io_op *o, int rc)
 		o->rc = rc;
 		st_error_take(&o->error, rc);
 	}
-	o->next_tile = o->end_tile; /* nothing more of it is started */
+	o->has_next = false; /* nothing more of it is started */
 }
 
 static struct io_req *free_request(struct st_lanes_real *r, struct direction *d)
@@ -225,13 +291,13 @@ static void feed(struct st_lanes_real *r, struct direction *d)
 	for (uint32_t i = 0; i < d->n; i++) {
 		struct io_op *o = &d->ops[(d->head + i) % IO_OPS];
 
-		while (o->next_tile < o->end_tile) {
+		while (o->has_next) {
 			struct io_req *q = free_request(r, d);
 			int rc;
 
 			if (!q)
 				return;
-			rc = start_request(r, q, o, o->next_tile);
+			rc = start_request(r, q, o);
 			if (rc == -EAGAIN)
 				return;
 			if (rc) {
@@ -241,7 +307,7 @@ static void feed(struct st_lanes_real *r, struct direction *d)
 			q->is_busy = true;
 			d->n_busy++;
 			o->in_flight++;
-			o->next_tile++;
+			o->has_next = next_piece(&o->pieces, &o->next);
 		}
 	}
 }
@@ -252,7 +318,7 @@ static void retire_ops(struct st_lanes_real *r, struct direction *d)
 	while (d->n) {
 		struct io_op *o = &d->ops[d->head];
 
-		if (o->next_tile < o->end_tile || o->in_flight)
+		if (o->has_next || o->in_flight)
 			return;
 		push_done(r, o->token, carry(&o->error, o->rc));
 		d->head = (d->head + 1) % IO_OPS;
@@ -260,26 +326,33 @@ static void retire_ops(struct st_lanes_real *r, struct direction *d)
 	}
 }
 
+/* What came is what was written; or what was written is live now. */
+static int check_moved(struct st_lanes_real *r, const struct io_req *q)
+{
+	const struct piece *p = &q->piece;
+
+	if (!p->is_whole)
+		return 0; /* see lanes_real.h */
+	if (p->is_scratch)
+		return q->is_write ? 0 : st_scratch_read_done(r->cfg.scratch, p->extent, p->buf);
+	if (!q->is_write)
+		return st_store_read_done(r->cfg.store, p->extent, p->buf);
+	st_store_write_done(r->cfg.store, p->extent, q->checksum);
+	return 0;
+}
+
 static void finish_request(struct st_lanes_real *r, struct io_req *q)
 {
 	struct io_op *o = q->owner;
-	const struct st_op *op = &o->p->ops[o->op];
-	uint32_t e = extent_of(op, q->tile);
 	int rc = q->aio.result < 0 ? (int)q->aio.result : 0;
 
 	q->is_busy = false;
 	r->dir[q->is_write].n_busy--;
 	o->in_flight--;
-	if (rc) {
+	if (rc)
 		(void)st_error_raise(&q->aio.error);
-	} else if (is_scratch(op)) {
-		if (!q->is_write)
-			rc = st_scratch_read_done(r->cfg.scratch, q->tile, q->aio.buf);
-	} else if (q->is_write) {
-		st_store_write_done(r->cfg.store, e, q->checksum);
-	} else {
-		rc = st_store_read_done(r->cfg.store, e, q->aio.buf);
-	}
+	else
+		rc = check_moved(r, q);
 	if (rc)
 		fail_op(o, rc);
 	pthread_mutex_lock(&r->lock);
@@ -288,22 +361,16 @@ static void finish_request(struct st_lanes_real *r, struct io_req *q)
 }
 
 static int submit_io(struct st_lanes_real *r, struct direction *d, const struct st_program *p,
-		     uint32_t op, uint64_t token)
+		     uint32_t op, void *ctx, uint64_t token)
 {
-	const struct st_op *o = &p->ops[op];
-	const struct st_layout *l = r->cfg.layout;
 	struct io_op *slot;
 
 	if (d->n == IO_OPS)
 		return -EAGAIN;
 	slot = &d->ops[(d->head + d->n++) % IO_OPS];
-	*slot = (struct io_op){
-		.token = token,
-		.p = p,
-		.op = op,
-		.next_tile = o->tile != ST_NONE ? o->tile : l->unit_first_tile[o->unit],
-		.end_tile = o->tile != ST_NONE ? o->tile + 1 : l->unit_first_tile[o->unit + 1],
-	};
+	*slot = (struct io_op){ .token = token };
+	begin_pieces(r, p, op, ctx, &slot->pieces);
+	slot->has_next = next_piece(&slot->pieces, &slot->next);
 	feed(r, d);
 	return 0;
 }
@@ -398,9 +465,9 @@ static int real_submit(void *priv, const struct st_program *p, uint32_t op, void
 	case ST_LANE_COMPUTE:
 		return submit_compute(r, p, op, ctx, token);
 	case ST_LANE_READ:
-		return submit_io(r, &r->dir[0], p, op, token);
+		return submit_io(r, &r->dir[0], p, op, ctx, token);
 	case ST_LANE_WRITE:
-		return submit_io(r, &r->dir[1], p, op, token);
+		return submit_io(r, &r->dir[1], p, op, ctx, token);
 	case ST_LANE_COMMIT:
 		return submit_commit(r, ctx, token);
 	default:

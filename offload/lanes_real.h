@@ -7,8 +7,11 @@
  *          computes. The worker runs operations of the compute lane one after the other, each with
  *          the device's whole thread team, and wakes the engine thread through the queue.
  *
- * Reads and writes have a FIFO each: an operation of many tiles feeds its requests as slots get
- * free. Checksums are taken before a write and verified after a read.
+ * Reads and writes have a FIFO each. An operation is a list of pieces, each of one extent (or slot
+ * of the scratch): its tile; the tiles of its unit; the windows of its chunk of rows. They become
+ * requests as slots get free. Checksums are taken before a write and verified after a read, save
+ * for windows, which are a part of what a checksum covers: the same step reads their tiles whole,
+ * from the same slots, before it commits anything.
  */
 #ifndef OFFLOAD_LANES_REAL_H
 #define OFFLOAD_LANES_REAL_H
@@ -16,6 +19,7 @@
 #include "nvme/scratch.h"
 #include "nvme/store.h"
 #include "offload/lanes.h"
+#include "offload/rows.h"
 
 struct st_lanes_real;
 
@@ -24,6 +28,7 @@ struct st_lanes_real_cfg {
 	struct st_store *store;     /* borrowed; NULL when no program moves store data */
 	struct st_scratch *scratch; /* borrowed or NULL */
 	const struct st_layout *layout;
+	const struct st_lookup *lookup; /* borrowed; of programs with READ_ROWS */
 	char *arena[ST_ARENA_N];
 	unsigned depth; /* requests in flight per direction */
 	/* Runs an operation of the compute lane, on the worker. */
@@ -32,6 +37,8 @@ struct st_lanes_real_cfg {
 	size_t (*snapshot)(void *user, void *ctx, void *out);
 	/* A commit became durable, or was not asked for at this boundary. */
 	bool (*wants_commit)(void *user, void *ctx);
+	/* The rows of a run, known when its gate opened; for READ_ROWS. */
+	const struct st_rows *(*rows)(void *user, void *ctx);
 	void *user;
 };
 

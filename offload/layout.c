@@ -19,16 +19,25 @@ size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile)
 	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10) + STATE_GAP_BYTES;
 }
 
+void st_tile_state_offsets(const struct st_layout *l, uint32_t tile, size_t off_bytes[3])
+{
+	size_t n = l->tiles[tile].elems;
+
+	off_bytes[0] = GAP_STEP_BYTES;
+	off_bytes[1] = off_bytes[0] + (l->dtype == ST_F32 ? 0 : 2 * n) + GAP_STEP_BYTES;
+	off_bytes[2] = off_bytes[1] + 4 * n + GAP_STEP_BYTES;
+}
+
 void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo,
 			  float **m, float **v)
 {
-	size_t n = l->tiles[tile].elems;
-	char *at = (char *)state + GAP_STEP_BYTES;
+	char *base = state;
+	size_t off[3];
 
-	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)at;
-	at += (l->dtype == ST_F32 ? 0 : 2 * n) + GAP_STEP_BYTES;
-	*m = (float *)at;
-	*v = (float *)(at + 4 * n + GAP_STEP_BYTES);
+	st_tile_state_offsets(l, tile, off);
+	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)(base + off[0]);
+	*m = (float *)(base + off[1]);
+	*v = (float *)(base + off[2]);
 }
 
 size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile)

@@ -55,6 +55,8 @@ size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile);
 /* The arrays of a tile's state, inside its buffer; *lo is NULL in fp32. */
 void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo,
 			  float **m, float **v);
+/* Where they begin, in bytes from the buffer's start: lo, m, v; lo's means nothing in fp32. */
+void st_tile_state_offsets(const struct st_layout *l, uint32_t tile, size_t off_bytes[3]);
 size_t st_unit_param_bytes(const struct st_layout *l, uint32_t unit);
 size_t st_unit_accum_bytes(const struct st_layout *l, uint32_t unit);
 

@@ -48,8 +48,15 @@ struct st_stage_desc {
 	unsigned units[ST_STAGE_UNITS_MAX];
 	unsigned n_units;
 	bool bwd_needs_params; /* false: backward reads no parameter (embedding) */
-	size_t out_bytes;      /* y of one micro-batch; 0 for the last stage */
-	size_t saved_bytes;    /* what forward leaves for backward, one micro-batch */
+	/*
+	 * First stage only: units[0] is a table [rows, lookup_cols], and of it forward reads the
+	 * rows that tokens name and nothing else. params[0] may then be a table of fewer rows, with
+	 * tokens that number them.
+	 */
+	bool looks_up;
+	size_t lookup_cols;
+	size_t out_bytes;   /* y of one micro-batch; 0 for the last stage */
+	size_t saved_bytes; /* what forward leaves for backward, one micro-batch */
 	size_t fwd_work_bytes, bwd_work_bytes; /* scratch during the call */
 	double fwd_flops, bwd_flops;           /* of one micro-batch, products and attention */
 };

@@ -205,13 +205,49 @@ static int check_budget(const struct st_plan *p, uint32_t arena, const char *nam
 		       name, (double)budget_of(p, arena) / (1 << 20), key, (unsigned long long)mib);
 }
 
+/* Is the first stage's table looked up ahead of its update, and in which chunks? */
+static int decide_lookup(struct st_plan *p)
+{
+	const struct st_model *m = p->cfg.model;
+	const struct st_stage_desc *s = &m->stages[0];
+	bool state = p->cfg.state_home == ST_HOME_NVME;
+	const bool is_read[ST_ROW_ARRAYS] = {
+		[ST_ROW_PARAM] = p->cfg.param_home == ST_HOME_NVME,
+		[ST_ROW_LO] = state,
+		[ST_ROW_M] = state,
+		[ST_ROW_V] = state,
+		[ST_ROW_GRAD] = p->cfg.spills_grads,
+	};
+	size_t pass = p->cfg.order == ST_ORDER_VERTICAL ? p->cfg.n_mb : 1;
+	uint64_t all = 0;
+	int rc;
+
+	if (!p->has_pending || !s->looks_up || p->cfg.lookahead == ST_LOOKAHEAD_OFF)
+		return 0;
+	rc = st_lookup_init(&p->lookup, p->layout, s->units[0], s->lookup_cols,
+			    pass * m->batch * m->seq, is_read);
+	if (rc || p->cfg.lookahead == ST_LOOKAHEAD_ON)
+		return rc;
+	for (uint32_t t = p->layout->unit_first_tile[s->units[0]];
+	     t < p->layout->unit_first_tile[s->units[0] + 1]; t++) {
+		all += is_read[ST_ROW_PARAM] ? st_tile_param_bytes(p->layout, t) : 0;
+		all += state ? st_tile_state_bytes(p->layout, t) : 0;
+		all += is_read[ST_ROW_GRAD] ? st_tile_grad_bytes(p->layout, t) : 0;
+	}
+	if (p->lookup.n_chunks * p->lookup.chunk_bytes >= all) /* also: nothing is read */
+		p->lookup.n_chunks = 0;
+	return 0;
+}
+
 static int decide(struct st_plan *p)
 {
 	uint64_t pool_bytes[ST_POOL_N] = { 0 };
 	int rc;
 
 	place_homes(p);
-	rc = measure(p, pool_bytes);
+	rc = decide_lookup(p);
+	if (!rc)
+		rc = measure(p, pool_bytes);
 	if (!rc)
 		rc = compile_all(p, pool_bytes);
 	if (rc)

@@ -25,6 +25,17 @@
 
 #include "core/config.h"
 #include "offload/program.h"
+#include "offload/rows.h"
+
+/*
+ * A pending update of the table that the first stage looks tokens up in: wait for it, or update the
+ * rows of the batch ahead (offload/rows.h). It changes no bit of the result.
+ */
+enum st_lookahead {
+	ST_LOOKAHEAD_AUTO, /* where it reads less than the whole table would */
+	ST_LOOKAHEAD_ON,   /* wherever the model says that its first stage looks up */
+	ST_LOOKAHEAD_OFF,
+};
 
 enum st_home { ST_HOME_DEVICE, ST_HOME_HOST, ST_HOME_NVME };
 
@@ -42,6 +53,7 @@ struct st_plan_cfg {
 	bool spills_grads; /* pending gradients rest on NVMe scratch, not in host memory */
 	bool commits;      /* every step is committed; then all homes are written through */
 	uint64_t device_bytes, host_bytes; /* budgets; 0 = as much as is useful */
+	enum st_lookahead lookahead;
 };
 
 /* Which program. A step or flush is "pending" when the update of the step before is still due. */
@@ -65,6 +77,7 @@ struct st_plan {
 	struct st_addr *param_addr; /* [n_units] home in memory, if it has one */
 	struct st_addr *state_addr; /* [n_tiles] */
 	struct st_addr *rest_addr;  /* [n_tiles] pending gradients that rest in memory */
+	struct st_lookup lookup;    /* of the first stage; n_chunks 0: nothing is looked up ahead */
 	struct st_pool_place places[ST_POOL_N];
 	uint64_t arena_bytes[ST_ARENA_N];         /* what the engine allocates */
 	uint64_t resident_bytes[ST_ARENA_N];      /* of that: homes and resting gradients */
@@ -82,7 +95,7 @@ void st_plan_destroy(struct st_plan *p);
 
 const char *st_variant_name(enum st_variant v);
 
-/* Bytes a step moves between memory and NVMe. */
+/* Bytes a step moves between memory and NVMe; rows that are looked up ahead count at their most. */
 uint64_t st_plan_read_bytes(const struct st_plan *p);
 uint64_t st_plan_write_bytes(const struct st_plan *p);
 /* Bytes preallocated on all paths of a run: the store, and the scratch of spilled gradients. */

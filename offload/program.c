@@ -114,10 +114,13 @@ void st_program_print(const struct st_program *p, uint32_t i, char *line, size_t
 		put(&t, " unit %u", op->unit);
 	if (op->tile != ST_NONE)
 		put(&t, " tile %u", op->tile);
+	if (op->kind == ST_OP_READ_ROWS || op->kind == ST_OP_UPDATE_ROWS)
+		put(&t, " chunk %u", op->chunk);
 	if (op->mb != ST_NONE)
 		put(&t, " micro-batch %u%s", op->mb, op->is_recompute ? " again" : "");
 	if (op->bytes)
-		put(&t, "  %llu B", (unsigned long long)op->bytes);
+		put(&t, "  %s%llu B", op->kind == ST_OP_READ_ROWS ? "up to " : "",
+		    (unsigned long long)op->bytes);
 	if (op->flops > 0)
 		put(&t, "  %.3g flop", op->flops);
 	for (uint32_t c = 0; c < p->n_claims; c++)

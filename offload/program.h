@@ -29,6 +29,7 @@
 	X(READ_PARAM, READ, "read-param") /* parameters of a unit, store to memory */              \
 	X(READ_STATE, READ, "read-state") /* state of a tile, store to memory */                   \
 	X(READ_GRAD, READ, "read-grad")   /* resting gradient of a tile, scratch to memory */      \
+	X(READ_ROWS, READ, "read-rows")   /* a chunk of the rows that the batch names */           \
 	X(WRITE_PARAM, WRITE, "write-param") /* parameters of a tile, memory to store */           \
 	X(WRITE_STATE, WRITE, "write-state")                                                       \
 	X(WRITE_GRAD, WRITE, "write-grad")                                                         \
@@ -38,8 +39,9 @@
 	X(REDUCE, COMPUTE, "reduce") /* round a tile's gradient once, sum its squares */           \
 	X(NORM, COMPUTE, "norm")     /* loss, global norm, clip factor: the pending update */      \
 	X(UPDATE, COMPUTE, "update") /* optimizer on a tile */                                     \
-	X(FILL, COMPUTE, "fill")     /* first values of a tile */                                  \
-	X(EMIT, COMPUTE, "emit")     /* a tile's master weights and moments, to export or hash */
+	X(UPDATE_ROWS, COMPUTE, "update-rows") /* the same on copies of a chunk of rows */         \
+	X(FILL, COMPUTE, "fill")               /* first values of a tile */                        \
+	X(EMIT, COMPUTE, "emit") /* a tile's master weights and moments, to export or hash */
 
 enum st_op_kind {
 #define ST_X(name, lane, text) ST_OP_##name,
@@ -105,6 +107,7 @@ enum st_role {
 	ST_ROLE_DX,
 	ST_ROLE_STATE,
 	ST_ROLE_GRAD,
+	ST_ROLE_ROWS, /* what was read of a chunk of rows */
 };
 
 #define ST_NO_CLAIM UINT32_MAX
@@ -131,13 +134,15 @@ struct st_op {
 	bool zeroes[ST_STAGE_UNITS_MAX]; /* BACKWARD: this unit's accumulator starts here */
 	bool is_recompute;               /* FORWARD inside backward */
 	bool is_pending;                 /* UPDATE of the step before this one */
+	bool is_lookup;                  /* FORWARD: unit 0 is the table of the batch's rows */
 	uint32_t unit, tile, stage, mb;  /* ST_NONE where it has none */
+	uint32_t chunk;                  /* READ_ROWS, UPDATE_ROWS */
 	uint32_t first_use, n_uses;
 	uint32_t first_dep, n_deps; /* edges to smaller indices */
 	uint32_t first_import, n_imports;
 	uint32_t n_claims;      /* claims that begin here */
 	uint32_t n_claims_used; /* claims it uses, each once */
-	uint64_t bytes;         /* moved by the lane */
+	uint64_t bytes;         /* moved by the lane; READ_ROWS: at the most */
 	double flops;
 };
 

@@ -14,6 +14,9 @@
 #include "offload/engine.h"
 #include "offload/lanes_real.h"
 
+/* Tokens: many that repeat; one only; no two the same. All name the row that two tiles share. */
+enum tiny_text { TINY_MIXED, TINY_ONE, TINY_DISTINCT };
+
 struct tiny { /* what a test varies; zero is the plain case */
 	enum st_dtype dtype;
 	enum st_home param_home, state_home;
@@ -26,9 +29,12 @@ struct tiny { /* what a test varies; zero is the plain case */
 	const char *backend;
 	unsigned n_mb;
 	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
+	bool waits;   /* the lookup waits for the whole table's update */
+	enum tiny_text text;
 };
 
 struct tiny_run {
+	enum tiny_text text;
 	struct st_device *dev;
 	struct st_model *model;
 	struct st_plan *plan;
@@ -53,14 +59,16 @@ static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t f
 }
 
 /*
- * Four layers, and a tensor of two storage tiles: the tied embedding in the one (fast) model, each
- * c_fc and c_proj of the other. Odd sizes.
+ * Four layers, and a tensor of two storage tiles: the tied embedding in the one (fast) model, where
+ * both hold a part of row TINY_SPLIT_ROW, each c_fc and c_proj of the other. Odd sizes.
  */
+#define TINY_SPLIT_ROW 3640
+
 static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 {
 	const struct st_gpt2_cfg gpt = { .n_layer = 4,
-					 .n_embd = t->is_wide ? 288 : 64,
-					 .n_head = 4,
+					 .n_embd = t->is_wide ? 288 : 72,
+					 .n_head = t->is_wide ? 4 : 3,
 					 .n_positions = 32,
 					 .vocab_size = t->is_wide ? 259 : 4111 };
 	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
@@ -79,11 +87,13 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		.commits = t->commits,
 		.device_bytes = t->device_bytes,
 		.host_bytes = t->host_bytes,
+		.lookahead = t->waits ? ST_LOOKAHEAD_OFF : ST_LOOKAHEAD_ON,
 	};
 
 	CK(st_device_open(&r->dev, &dev));
 	CK(st_gpt2_create(&r->model, &gpt, 2, 24, r->dev, t->dtype));
 	plan.model = r->model;
+	r->text = t->text;
 	CK(st_plan_create(&r->plan, &plan));
 }
 
@@ -140,14 +150,22 @@ static inline void tiny_close(struct tiny_run *r)
 		ck_assert_int_eq(rmdir(r->dir[i]), 0);
 }
 
-static inline void tiny_batch(uint64_t step, size_t n, int32_t *tokens, int32_t *targets)
+static inline void tiny_batch(const struct tiny_run *r, uint64_t step, size_t n, int32_t *tokens,
+			      int32_t *targets)
 {
 	uint64_t z = step * 0x9e3779b97f4a7c15u + 1;
+	int32_t vocab = (int32_t)r->model->vocab;
+	int32_t split = TINY_SPLIT_ROW % vocab, stride = vocab / (int32_t)n;
 
 	for (size_t i = 0; i < n; i++) {
 		z = z * 6364136223846793005u + 1442695040888963407u;
-		tokens[i] = (int32_t)((z >> 33) % 13 + i % 5 * 50);
-		targets[i] = (int32_t)((tokens[i] * 7 + 3) % 259);
+		if (r->text == TINY_ONE || (r->text == TINY_MIXED && i % 17 == 0))
+			tokens[i] = split;
+		else if (r->text == TINY_DISTINCT)
+			tokens[i] = (split + (int32_t)((i + step) % n) * stride) % vocab;
+		else
+			tokens[i] = (int32_t)((z >> 33) % 13 + i % 5 * 50);
+		targets[i] = (int32_t)((tokens[i] * 7 + 3 + (int32_t)(i % 2)) % 259);
 	}
 }
 
@@ -164,7 +182,7 @@ static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step
 	struct st_step_out mine;
 
 	ck_assert(tokens && targets);
-	tiny_batch(step, n, tokens, targets);
+	tiny_batch(r, step, n, tokens, targets);
 	CK(st_engine_step(r->engine, &in, out ? out : &mine));
 	free(tokens);
 	free(targets);

@@ -45,6 +45,125 @@ START_TEST(small_budgets_change_nothing)
 }
 END_TEST
 
+/* The rows of a batch, updated ahead of their table, have the bits that waiting for it gives. */
+static void check_lookahead(enum st_dtype dtype, enum tiny_text text)
+{
+	static const struct tiny ahead[] = {
+		{ .param_home = DEV, .state_home = DEV },
+		{ .param_home = NVME, .state_home = NVME, .n_paths = 2 },
+		{ .param_home = NVME, .state_home = NVME, .spills = true, .commits = true },
+		{ .param_home = NVME, .state_home = HOST, .order = ST_ORDER_HORIZONTAL },
+		{ .param_home = HOST, .state_home = NVME, .spills = true },
+	};
+	struct tiny waits = { .waits = true };
+	uint64_t want = 0;
+
+	for (size_t i = 0; i <= ST_ARRAY_LEN(ahead); i++) {
+		struct tiny t = i ? ahead[i - 1] : waits;
+		uint64_t got;
+
+		t.dtype = dtype;
+		t.text = text;
+		t.clip = 0.5;
+		t.update = ST_UPDATE_DEFERRED;
+		got = hash_after(&t, 3);
+		want = i ? want : got;
+		ck_assert_msg(got == want, "%s, text %d, case %zu: %016lx, waiting %016lx",
+			      st_dtype_name(dtype), (int)text, i, got, want);
+	}
+}
+
+START_TEST(looking_ahead_changes_nothing)
+{
+	check_lookahead(ST_BF16, TINY_MIXED);
+	check_lookahead(ST_BF16, TINY_ONE);
+	check_lookahead(ST_BF16, TINY_DISTINCT);
+	check_lookahead(ST_F32, TINY_DISTINCT);
+}
+END_TEST
+
+/* Operations of a kind (and unit, or ST_NONE) before the first one of another kind. */
+static uint32_t count_before(const struct st_program *p, enum st_op_kind kind, uint32_t unit,
+			     enum st_op_kind end, uint32_t stage)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < p->n_ops; i++) {
+		const struct st_op *op = &p->ops[i];
+
+		if (op->kind == end && op->stage == stage)
+			return n;
+		n += op->kind == kind && (unit == ST_NONE || op->unit == unit);
+	}
+	return ST_NONE;
+}
+
+START_TEST(the_first_block_does_not_wait_for_the_table)
+{
+	struct tiny t = { .dtype = ST_BF16,
+			  .update = ST_UPDATE_DEFERRED,
+			  .param_home = NVME,
+			  .state_home = NVME,
+			  .commits = true };
+	const struct st_program *p;
+	struct tiny_run r = { 0 };
+	struct st_row_part part;
+	uint32_t loss;
+
+	tiny_plan(&r, &t);
+	ck_assert(st_row_part(&r.plan->lookup, TINY_SPLIT_ROW, 1, &part));
+	ck_assert(!st_row_part(&r.plan->lookup, TINY_SPLIT_ROW + 1, 1, &part));
+	p = r.plan->program[ST_VARIANT_STEP_PENDING];
+	loss = r.model->n_stages - 1;
+	ck_assert_uint_ge(r.plan->lookup.n_chunks, 2);
+	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, loss - 1), 0);
+	ck_assert_uint_eq(count_before(p, ST_OP_READ_ROWS, 0, ST_OP_FORWARD, 0),
+			  r.plan->lookup.n_chunks);
+	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_BACKWARD, loss),
+			  r.plan->layout->unit_first_tile[1]);
+	p = r.plan->program[ST_VARIANT_STEP]; /* nothing is pending: nothing to look ahead */
+	ck_assert_uint_eq(count_before(p, ST_OP_READ_ROWS, ST_NONE, ST_OP_BACKWARD, loss), 0);
+	tiny_unplan(&r);
+}
+END_TEST
+
+/* A table that the last stage does not use is updated before the loss all the same. */
+START_TEST(an_untied_table_is_updated_before_the_commit)
+{
+	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_DEFERRED };
+	struct st_stage_desc stages[8];
+	const struct st_program *p;
+	struct tiny_run r = { 0 };
+	struct st_plan_cfg cfg;
+	struct st_plan *plan;
+	struct st_model untied;
+
+	tiny_plan(&r, &t);
+	untied = *r.model;
+	ck_assert_uint_le(untied.n_stages, ST_ARRAY_LEN(stages));
+	memcpy(stages, untied.stages, untied.n_stages * sizeof(*stages));
+	stages[untied.n_stages - 1].n_units = 1;
+	untied.stages = stages;
+	for (unsigned order = 0; order < 2; order++) {
+		cfg = r.plan->cfg;
+		cfg.model = &untied;
+		cfg.order = order ? ST_ORDER_HORIZONTAL : ST_ORDER_VERTICAL;
+		cfg.param_home = cfg.state_home = ST_HOME_NVME;
+		cfg.commits = true;
+		CK(st_plan_create(&plan, &cfg));
+		p = plan->program[ST_VARIANT_STEP_PENDING];
+		ck_assert_uint_ge(plan->lookup.n_chunks, 1);
+		ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, ST_NONE, ST_OP_COMMIT, ST_NONE),
+				  plan->layout->n_tiles);
+		for (unsigned v = 0; v < ST_VARIANT_N; v++)
+			if (plan->program[v])
+				CK(st_program_verify(plan->program[v]));
+		st_plan_destroy(plan);
+	}
+	tiny_unplan(&r);
+}
+END_TEST
+
 /* Blocks of more than one storage tile per matrix. */
 START_TEST(one_hash_with_wide_blocks)
 {
@@ -131,6 +250,9 @@ int main(void)
 	tcase_add_test(t, one_hash_without_clipping);
 	tcase_add_test(t, one_hash_with_clipping);
 	tcase_add_test(t, one_hash_in_fp32);
+	tcase_add_test(t, the_first_block_does_not_wait_for_the_table);
+	tcase_add_test(t, an_untied_table_is_updated_before_the_commit);
+	tcase_add_test(t, looking_ahead_changes_nothing);
 	tcase_add_test(t, one_hash_with_wide_blocks);
 	tcase_add_test(t, small_budgets_change_nothing);
 	tcase_add_test(t, resumes_bit_exactly);
