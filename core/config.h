@@ -148,10 +148,10 @@ ST_MUST_CHECK int st_config_parse(struct st_config **out, const char *text, size
 void st_config_destroy(struct st_config *cfg);
 
 /**
- * st_config_require_training() - what `strata train` needs beyond a valid configuration: a model
- * and training data. @return 0; STRATA_E_CONFIG (which key is missing)
+ * st_config_require_training() - what planning and training need beyond a valid configuration: a
+ * model and, with needs_data, training data. @return 0; STRATA_E_CONFIG (which key is missing)
  */
-ST_MUST_CHECK int st_config_require_training(const struct st_config *cfg);
+ST_MUST_CHECK int st_config_require_training(const struct st_config *cfg, bool needs_data);
 
 /**
  * st_config_notes() - what the user should read once at start: keys without effect and why, what

@@ -508,14 +508,14 @@ int st_config_resolve(struct st_config *cfg)
 	return rc ? rc : note_keys(cfg);
 }
 
-int st_config_require_training(const struct st_config *cfg)
+int st_config_require_training(const struct st_config *cfg, bool needs_data)
 {
 	if (!cfg->model.name && !cfg->model.n_layer && !cfg->model.init_from)
 		return st_fail(
 			STRATA_E_CONFIG,
 			"%s: no model; add \"strata\": {\"model\": \"gpt2\"}, or its dimensions",
 			cfg->priv->name);
-	if (!cfg->data.train)
+	if (needs_data && !cfg->data.train)
 		return st_fail(
 			STRATA_E_CONFIG,
 			"%s: no training data; add \"strata\": {\"data\": {\"train\": \"FILE\"}}",

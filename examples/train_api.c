@@ -100,6 +100,7 @@ int main(int argc, char **argv)
 	}
 	opt.output = argv[2];
 	opt.log = log_line;
+	opt.brings_batches = true;
 	rc = strata_trainer_open(&t, argv[1], &opt);
 	if (!rc)
 		rc = train(t);

@@ -229,6 +229,8 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	if (!rc)
 		rc = load_config(s, config_path, opt);
 	if (!rc)
+		rc = st_config_require_training(s->cfg, needs_data && !opt->brings_batches);
+	if (!rc)
 		rc = resolve_model(s);
 	if (!rc)
 		rc = open_model(s);

@@ -41,10 +41,11 @@ struct strata_options {
 	size_t struct_bytes;     /* sizeof(struct strata_options) */
 	const char *const *sets; /* [n_sets] "a.b=v", over the file */
 	size_t n_sets;
-	uint64_t steps;     /* > 0: over strata.steps; in total, also after a resume */
-	const char *output; /* over strata.output, or NULL */
-	bool resume;        /* go on from OUTPUT; the state must be of the same numeric plan */
-	strata_log_fn *log; /* messages for people, one line each; NULL: none */
+	uint64_t steps;      /* > 0: over strata.steps; in total, also after a resume */
+	const char *output;  /* over strata.output, or NULL */
+	bool resume;         /* go on from OUTPUT; the state must be of the same numeric plan */
+	bool brings_batches; /* the caller gives every batch: strata.data.train may be missing */
+	strata_log_fn *log;  /* messages for people, one line each; NULL: none */
 	void *log_user;
 };
 #define STRATA_OPTIONS_DEFAULT                                                                     \
