@@ -22,7 +22,8 @@ static int load_config(struct st_setup *s, const char *path, const struct strata
 
 	if (!sets)
 		goto out;
-	memcpy(sets, opt->sets, opt->n_sets * sizeof(*sets));
+	for (size_t i = 0; i < opt->n_sets; i++) /* sets may be NULL when there are none */
+		sets[i] = opt->sets[i];
 	if (opt->steps) {
 		if (asprintf(&steps, "strata.steps=%llu", (unsigned long long)opt->steps) < 0)
 			goto out;
