@@ -291,7 +291,7 @@ const struct st_verb st_verb_train = {
 	.name = "train",
 	.summary = "train a model; what is needed beyond memory lives on NVMe",
 	.more = "SIGINT and SIGTERM stop after the current step and save: go on with --resume.\n"
-		"A second one stops at once.\n\n"
+		"A second one, a second later or more, stops at once.\n\n"
 		"exit code: 0 done; 2 bad input or usage; 3 does not fit the memory budgets;\n"
 		"4 I/O error; 5 numbers no longer finite; 130, 143 stopped by SIGINT, SIGTERM\n",
 	.opts = options,

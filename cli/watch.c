@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/clock.h"
+
 #define TICK_NS 500000000
+#define SAME_NS 1000000000 /* timeout(1), and shells, send one request to stop twice */
 
 struct st_watch {
 	struct st_progress *progress;
@@ -18,6 +21,7 @@ struct st_watch {
 	pthread_mutex_t lock; /* guards trainer against being closed while it is told to stop */
 	struct strata_trainer *trainer;
 	atomic_int signal;
+	int64_t signal_ns; /* when it came */
 	atomic_bool ends;
 };
 
@@ -26,12 +30,15 @@ static void on_stop_signal(struct st_watch *w, int sig)
 	int none = 0;
 
 	if (!atomic_compare_exchange_strong(&w->signal, &none, sig)) {
+		if (st_now_ns() - w->signal_ns < SAME_NS)
+			return;
 		st_progress_end(w->progress);
 		st_progress_say(w->progress, false,
 				"stopped at once by a second signal; what was committed"
 				" before is intact");
 		_exit(128 + sig);
 	}
+	w->signal_ns = st_now_ns();
 	st_progress_say(w->progress, false,
 			"%s: stopping after this step (a second signal stops at once)",
 			sig == SIGINT    ? "SIGINT"

@@ -7,7 +7,8 @@
  *          system call of the run is ever interrupted and no handler interrupts anything
  *
  * SIGINT, SIGTERM and SIGHUP: the first asks the trainer to stop after the current step, the second
- * ends the process at once. One that was ignored when the program began stays ignored (nohup, and
+ * ends the process at once, unless it follows within a second, as when timeout(1) signals both the
+ * process and its group. One that was ignored when the program began stays ignored (nohup, and
  * shells that start jobs in the background). SIGWINCH and time redraw the bar.
  */
 #ifndef CLI_WATCH_H
