@@ -373,10 +373,25 @@ static int make_json(const struct st_store *s, char **out)
 	return rc == -ENOMEM ? st_fail(rc, "store: run.json") : rc;
 }
 
+/* Runs that were killed before their first commit took room on these drives. */
+static void reclaim_all(const struct st_store_cfg *cfg)
+{
+	for (unsigned p = 0; p < cfg->n_paths; p++) {
+		int n = st_store_reclaim(cfg->paths[p]);
+
+		if (n > 0) /* a path that cannot even be listed may still serve */
+			st_log(ST_LOG_INFO, "%s: removed what %d killed start%s left there",
+			       cfg->paths[p], n, n > 1 ? "s" : "");
+	}
+}
+
 static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
 {
 	struct st_aio_queue *q;
-	int rc = check_space(s);
+	int rc;
+
+	reclaim_all(cfg);
+	rc = check_space(s);
 
 	for (unsigned p = 0; !rc && p < s->n_files; p++)
 		rc = make_files(&s->files[p], cfg->paths[p]);
@@ -651,9 +666,19 @@ void st_store_close(struct st_store *s, bool remove)
 	st_store_free(s);
 }
 
-/* Any doubt, also an error of reading, counts as a root: nothing is removed that might be needed.
+static bool is_zero(const struct st_store_root *r)
+{
+	const unsigned char *b = (const unsigned char *)r;
+
+	return !b[0] && !memcmp(b, b + 1, sizeof(*r) - 1);
+}
+
+/*
+ * Only where no root was ever written, or that of generation 0, which names nothing, did the first
+ * commit never come. Any doubt, a damaged root (another path may hold it whole) or an error of
+ * reading, counts as a state: nothing is removed that might be needed.
  */
-static bool may_hold_root(int fd)
+static bool may_hold_state(int fd)
 {
 	static const uint64_t at[] = { ST_STORE_ROOT_A, ST_STORE_ROOT_B };
 	struct st_store_root *r = aligned_alloc(ST_STORE_BLOCK, sizeof(*r));
@@ -662,7 +687,8 @@ static bool may_hold_root(int fd)
 	for (size_t i = 0; !may && i < ST_ARRAY_LEN(at); i++) {
 		ssize_t n = pread(fd, r, sizeof(*r), (off_t)at[i]);
 
-		may = n < 0 || (n == (ssize_t)sizeof(*r) && st_store_root_is_valid(r));
+		may = n < 0 || (n == (ssize_t)sizeof(*r) && !is_zero(r) &&
+				(!st_store_root_is_valid(r) || r->generation > 0));
 	}
 	free(r);
 	return may;
@@ -681,7 +707,7 @@ static int reclaim_one(int parent_fd, const char *name)
 	if (f.fd < 0 && errno != ENOENT)
 		goto out;
 	if (f.fd >= 0 && (check_ours(f.fd, name, false) || flock(f.fd, LOCK_EX | LOCK_NB) ||
-			  may_hold_root(f.fd) || unlinkat(f.dir_fd, DATA_NAME, 0)))
+			  may_hold_state(f.fd) || unlinkat(f.dir_fd, DATA_NAME, 0)))
 		goto out;
 	is_removed = !unlinkat(parent_fd, name, AT_REMOVEDIR);
 

@@ -175,8 +175,9 @@ static int check_super(const struct st_store *s, unsigned p, const struct st_sto
 	if (b->n_extents != s->n_extents || b->map_hash != s->map_hash ||
 	    b->file_bytes != s->files[p].file_bytes)
 		return st_fail(STRATA_E_STALE,
-			       "%s: the store holds other extents (%u) than this model and these "
-			       "formats need (%u).",
+			       "%s: the store was made for another model or other formats (%u"
+			       " extents, %u are needed): restore them, or start anew with another"
+			       " output.",
 			       path, b->n_extents, s->n_extents);
 	return 0;
 }

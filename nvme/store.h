@@ -78,8 +78,8 @@ ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg
 void st_store_close(struct st_store *s, bool remove);
 
 /**
- * st_store_reclaim() - remove directories of ours in `path` that hold no valid root and no lock:
- * what is left of a create that was killed.
+ * st_store_reclaim() - remove directories of ours in `path` that hold no committed state and no
+ * lock: what is left of a start that was killed. st_store_create() does it on its paths.
  * @return number of directories removed, or a negative code
  */
 ST_MUST_CHECK int st_store_reclaim(const char *path);

@@ -484,6 +484,7 @@ START_TEST(other_stores_and_models_are_refused)
 
 	data_path(0, file, sizeof(file));
 	snprintf(first, sizeof(first), "%s", json);
+	commit(s, 1); /* else it may be cleared away by the next create */
 	st_store_close(s, false);
 	other = create(1, NULL);
 	data_path(0, foreign, sizeof(foreign));
@@ -780,15 +781,25 @@ START_TEST(a_killed_process_loses_no_committed_step)
 }
 END_TEST
 
-START_TEST(reclaim_takes_only_rootless_unlocked_directories)
+START_TEST(reclaim_takes_only_stateless_unlocked_directories)
 {
 	struct st_store *s = create(1, NULL), *busy = NULL;
-	char rootless[160], sub[200], first[4096];
+	char rootless[160], sub[300], first[4096];
 	int fd;
 
-	snprintf(first, sizeof(first), "%s", json);
+	commit(s, 1);
 	st_store_close(s, false);
+	data_path(0, sub, sizeof(sub));
+	flip(sub, ST_STORE_ROOT_A, 0); /* damaged is not empty */
+	flip(sub, ST_STORE_ROOT_B, 0);
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 0);
+	flip(sub, ST_STORE_ROOT_A, 0);
+	flip(sub, ST_STORE_ROOT_B, 0);
+	snprintf(first, sizeof(first), "%s", json);
+	st_store_close(create(1, NULL), false); /* nothing committed: the next create removes it */
+	ck_assert_uint_eq(count_entries(dirs[0]), 2);
 	busy = create(1, NULL);
+	ck_assert_uint_eq(count_entries(dirs[0]), 2);
 	snprintf(rootless, sizeof(rootless), "%s/strata-%032x", dirs[0], 7);
 	ck_assert_int_eq(mkdir(rootless, 0700), 0);
 	snprintf(sub, sizeof(sub), "%s/data", rootless);
@@ -942,7 +953,7 @@ int main(void)
 	tcase_add_test(t, no_space_is_said_before_and_leaves_nothing);
 	tcase_add_test(t, a_poor_file_system_is_used_buffered);
 	tcase_add_test(t, a_killed_process_loses_no_committed_step);
-	tcase_add_test(t, reclaim_takes_only_rootless_unlocked_directories);
+	tcase_add_test(t, reclaim_takes_only_stateless_unlocked_directories);
 	tcase_add_test(t, misuse_is_refused);
 	tcase_add_test(t, a_failed_commit_keeps_the_last_one);
 	tcase_add_test(t, without_checksums_nothing_is_compared);
