@@ -792,11 +792,17 @@ static int read_file(const char *path, char *buf, size_t *len_bytes)
 {
 	struct stat st;
 	size_t len = 0;
-	int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* A pipe is welcome; one that nobody writes to is an empty file, not a wait for ever. */
+	int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0)
 		return st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
 			       strata_strerror(-errno));
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)) {
+		rc = st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
+			     strata_strerror(-errno));
+		goto out;
+	}
 	if (!fstat(fd, &st) && S_ISDIR(st.st_mode)) {
 		rc = st_fail(STRATA_E_CONFIG, "%s: is a directory; name the configuration file",
 			     path);
