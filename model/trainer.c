@@ -84,32 +84,78 @@ static int make_dirs(struct strata_trainer *t, const char *dir)
 	return rc ? rc : make_dir(t, path);
 }
 
+/* What a run writes, run.json apart. */
+static const char *const products[] = { "model.safetensors", "config.json", "log.jsonl",
+					"strata.json" };
+
+/* Nobody's file is written over: it may be the very configuration or text of this run. */
+static int refuse_to_replace(const char *dir)
+{
+	char path[4096];
+	struct stat st;
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(products); i++) {
+		int rc = path_in(path, sizeof(path), dir, products[i]);
+
+		if (rc)
+			return rc;
+		if (!lstat(path, &st))
+			return st_fail(
+				STRATA_E_INPUT,
+				"output %s: %s is there already and would be replaced; move it"
+				" away, or choose another --output",
+				dir, products[i]);
+	}
+	return 0;
+}
+
+static int lock_output(struct strata_trainer *t, const char *dir)
+{
+	struct stat locked, named;
+	char path[4096];
+	int rc = path_in(path, sizeof(path), dir, ".lock");
+
+	if (rc)
+		return rc;
+	t->lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+	if (t->lock_fd < 0)
+		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir,
+			       strata_strerror(-errno));
+	/* A run that never began removes its lock file: then another one has the name now. */
+	if (flock(t->lock_fd, LOCK_EX | LOCK_NB) || fstat(t->lock_fd, &locked) ||
+	    stat(path, &named) || locked.st_ino != named.st_ino)
+		return st_fail(STRATA_E_BUSY,
+			       "output %s is in use by another run; choose another --output", dir);
+	return 0;
+}
+
 /* Make the output directory ours. */
 static int take_output(struct strata_trainer *t, bool resumes)
 {
 	const char *dir = t->setup.cfg->output;
 	char path[4096];
-	int rc = make_dirs(t, dir);
+	int rc = path_in(path, sizeof(path), dir, "run.json");
 
-	if (!rc)
-		rc = path_in(path, sizeof(path), dir, ".lock");
 	if (rc)
 		return rc;
-	t->lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (t->lock_fd < 0)
-		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir,
-			       strata_strerror(-errno));
-	if (flock(t->lock_fd, LOCK_EX | LOCK_NB))
-		return st_fail(STRATA_E_BUSY,
-			       "output %s is in use by another run; choose another --output", dir);
-	rc = path_in(path, sizeof(path), dir, "run.json");
-	if (!rc && !resumes && access(path, F_OK) == 0)
+	if (resumes && access(path, F_OK))
+		return st_fail(STRATA_E_INPUT, "output %s holds no run to resume (no run.json)",
+			       dir);
+	if (!resumes && access(path, F_OK))
+		rc = refuse_to_replace(dir);
+	if (!rc && !resumes)
+		rc = make_dirs(t, dir);
+	if (!rc)
+		rc = lock_output(t, dir);
+	if (rc || resumes)
+		return rc;
+	if (access(path, F_OK) == 0)
 		return st_fail(STRATA_E_INPUT,
 			       "output %s holds a run already; go on with --resume, or choose"
 			       " another --output",
 			       dir);
-	t->owns_output = !rc && !resumes;
-	return rc;
+	t->owns_output = true;
+	return 0;
 }
 
 static int write_text(const struct strata_trainer *t, const char *name, const char *text)
@@ -138,9 +184,6 @@ static int read_run_json(struct strata_trainer *t)
 
 	if (rc)
 		return rc;
-	if (access(path, F_OK))
-		return st_fail(STRATA_E_INPUT, "output %s holds no run to resume (no run.json)",
-			       t->setup.cfg->output);
 	fd = st_file_open(AT_FDCWD, path, false, path, &size);
 	if (fd < 0)
 		return fd;
@@ -154,15 +197,11 @@ static int read_run_json(struct strata_trainer *t)
 /* ---- log ----------------------------------------------------------------------------------- */
 
 /* A resumed run's log must not show steps twice: what lies behind the resumed step is cut off. */
-static int cut_log(const char *path, uint64_t last_step)
+static int cut_log(FILE *f, const char *path, uint64_t last_step)
 {
-	FILE *f = fopen(path, "r+e");
 	char line[2048];
 	off_t keep = 0;
-	int rc = 0;
 
-	if (!f)
-		return errno == ENOENT ? 0 : st_fail(-errno, "%s", path);
 	while (fgets(line, sizeof(line), f)) {
 		const char *at = strstr(line, "\"step\":");
 
@@ -170,23 +209,34 @@ static int cut_log(const char *path, uint64_t last_step)
 			break;
 		keep = ftello(f);
 	}
-	if (ftruncate(fileno(f), keep))
-		rc = st_fail(-errno, "%s", path);
-	fclose(f);
-	return rc;
+	if (fflush(f) || ftruncate(fileno(f), keep) || fseeko(f, keep, SEEK_SET))
+		return st_fail(-errno, "%s", path);
+	return 0;
 }
 
 static int open_log(struct strata_trainer *t)
 {
 	char path[4096];
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "log.jsonl");
+	struct stat st;
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "log.jsonl"), fd;
 
-	if (!rc)
-		rc = cut_log(path, t->step);
 	if (rc)
 		return rc;
-	t->log = fopen(path, "ae");
-	return t->log ? 0 : st_fail(-errno, "%s", path);
+	/* O_NONBLOCK: whatever was put in its place must not hang the run. */
+	fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
+	if (fd < 0)
+		return st_fail(-errno, "%s", path);
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return st_fail(STRATA_E_INPUT, "%s: is no regular file; remove it", path);
+	}
+	t->log = fdopen(fd, "a+");
+	if (!t->log) {
+		close(fd);
+		return st_fail(-ENOMEM, "%s", path);
+	}
+	rewind(t->log);
+	return cut_log(t->log, path, t->step);
 }
 
 static void put_number(FILE *f, const char *name, double v)
@@ -197,6 +247,13 @@ static void put_number(FILE *f, const char *name, double v)
 		fprintf(f, ",\"%s\":null", name);
 }
 
+static int flush_log(const struct strata_trainer *t)
+{
+	if (fflush(t->log) || ferror(t->log))
+		return st_fail(-errno, "%s/log.jsonl", t->setup.cfg->output);
+	return 0;
+}
+
 static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 {
 	fprintf(t->log, "{\"event\":\"step\",\"step\":%llu", (unsigned long long)m->step);
@@ -205,17 +262,21 @@ static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 	put_number(t->log, "clip_factor", m->clip_factor);
 	put_number(t->log, "lr", m->lr);
 	put_number(t->log, "tokens_per_s", m->tokens_per_s);
-	if (isfinite(m->val_loss))
-		put_number(t->log, "val_loss", m->val_loss);
 	fprintf(t->log,
 		",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
 		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu}\n",
 		(long long)m->step_ns, (long long)m->compute_wait_ns,
 		(unsigned long long)m->nvme_read_bytes, (unsigned long long)m->nvme_write_bytes,
 		(unsigned long long)m->durable_step);
-	if (fflush(t->log) || ferror(t->log))
-		return st_fail(-errno, "%s/log.jsonl", t->setup.cfg->output);
-	return 0;
+	return flush_log(t);
+}
+
+static int log_eval(struct strata_trainer *t, const struct strata_metrics *m)
+{
+	fprintf(t->log, "{\"event\":\"eval\",\"step\":%llu", (unsigned long long)m->step);
+	put_number(t->log, "val_loss", m->val_loss);
+	fputs("}\n", t->log);
+	return flush_log(t);
 }
 
 /* ---- first values -------------------------------------------------------------------------- */
@@ -369,9 +430,10 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	}
 	t->first_step = t->step + 1;
 	t->setup.info.io = st_engine_io(t->engine);
-	rc = open_log(t);
-	if (!rc && !opt->resume)
+	if (!opt->resume) /* first: without it, what follows would be in the way of a second try */
 		rc = write_text(t, "run.json", t->run_json);
+	if (!rc)
+		rc = open_log(t);
 	if (!rc)
 		rc = dump_config(t);
 	t->has_store = !rc;
@@ -409,12 +471,15 @@ int strata_trainer_open(struct strata_trainer **out, const char *config_path,
 /* A run that never began leaves nothing. */
 static void remove_traces(struct strata_trainer *t)
 {
-	static const char *const ours[] = { "log.jsonl", "strata.json", "run.json", ".lock" };
 	char path[4096];
 
-	for (size_t i = 0; i < ST_ARRAY_LEN(ours); i++)
-		if (path_in(path, sizeof(path), t->setup.cfg->output, ours[i]) == 0)
+	for (size_t i = 0; t->owns_output && i < ST_ARRAY_LEN(products); i++)
+		if (path_in(path, sizeof(path), t->setup.cfg->output, products[i]) == 0)
 			unlink(path);
+	if (t->owns_output && path_in(path, sizeof(path), t->setup.cfg->output, "run.json") == 0)
+		unlink(path);
+	if (t->owns_output && path_in(path, sizeof(path), t->setup.cfg->output, ".lock") == 0)
+		unlink(path);
 	if (!t->made_from || path_in(path, sizeof(path), t->setup.cfg->output, "") != 0)
 		return;
 	for (size_t n = strlen(path) - 1; n >= t->made_from; n--) {
@@ -436,7 +501,7 @@ void strata_trainer_close(struct strata_trainer *t)
 		st_engine_close(t->engine, !t->has_store && !t->setup.info.resumed_step);
 	if (t->log)
 		fclose(t->log);
-	if (t->owns_output && !t->has_store)
+	if (!t->has_store)
 		remove_traces(t);
 	if (t->lock_fd >= 0)
 		close(t->lock_fd);
@@ -545,12 +610,15 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 		.durable_step = out.durable_step,
 		.val_loss = NAN,
 	};
-	if (c->eval_every && t->setup.data && t->step % c->eval_every == 0 && t->step < c->steps) {
+	/* Logged first: the evaluation commits the step, and may not live to see its end. */
+	rc = log_step(t, m);
+	if (!rc && c->eval_every && t->setup.data && t->step % c->eval_every == 0 &&
+	    t->step < c->steps) {
 		rc = strata_trainer_eval(t, &m->val_loss);
-		if (rc)
-			return rc;
+		if (!rc)
+			rc = log_eval(t, m);
 	}
-	return log_step(t, m);
+	return rc;
 }
 
 int strata_trainer_eval(struct strata_trainer *t, double *loss)

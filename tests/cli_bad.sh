@@ -27,10 +27,11 @@ refused 2 'bad.json:' "${train[@]}" bad.json
 refused 2 'strata.stpes' "${train[@]}" c.json --set strata.stpes=3
 refused 2 'seq_len' "${train[@]}" c.json --set strata.data.seq_len=65
 refused 2 'nowhere.json' "${train[@]}" nowhere.json
-run 2 "${train[@]}" c.json --resume --output none
-has err.txt '^strata: output none holds no run to resume'
-rm -rf none
-rm -f bad.json
+refused 2 'output none holds no run to resume' "${train[@]}" c.json --resume --output none
+mkfifo pipe
+refused 2 'pipe:1:1: a value is wanted' timeout 20 "${train[@]}" pipe
+run 0 "$strata" config check <(cat c.json)
+rm -f bad.json pipe
 
 # ---- data ----------------------------------------------------------------------------------------
 
@@ -171,5 +172,22 @@ fi
 
 refused 2 'text.txt' "${train[@]}" c.json --output text.txt
 refused 2 'text.txt' "${train[@]}" c.json --output text.txt/below
+
+# A file that the result would replace may be anybody's, even this run's configuration or text.
+mkdir mine
+for name in config.json strata.json log.jsonl model.safetensors; do
+	cp c.json "mine/$name"
+	refused 2 "output mine: $name is there already" "${train[@]}" "mine/$name" --output mine
+	cmp -s c.json "mine/$name" || fail "mine/$name was changed"
+	rm -f "mine/$name"
+done
+
+# A log that is no file does not hang a resumed run.
+run 0 "${train[@]}" c.json --steps 2
+rm out/log.jsonl
+mkfifo out/log.jsonl
+refused 2 'out/log.jsonl: is no regular file' timeout 20 "${train[@]}" c.json --steps 3 --resume
+rm out/log.jsonl
+run 0 "${train[@]}" c.json --steps 3 --resume
 
 finish
