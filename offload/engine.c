@@ -482,6 +482,7 @@ static void *engine_main(void *arg)
 {
 	struct st_engine *e = arg;
 	int rc = start_up(e);
+	bool removes_store;
 
 	pthread_mutex_lock(&e->lock);
 	if (rc)
@@ -491,12 +492,15 @@ static void *engine_main(void *arg)
 	pthread_mutex_unlock(&e->lock);
 	if (!rc)
 		serve(e);
+	pthread_mutex_lock(&e->lock); /* after a failed start nobody said that it stops */
+	removes_store = rc ? !e->cfg.resume : e->removes_store;
+	pthread_mutex_unlock(&e->lock);
 	/* What is in flight comes back before its buffers go. */
 	st_lanes_real_destroy(e->lanes);
 	st_aio_close(e->queue);
 	st_executor_destroy(e->executor);
 	st_scratch_destroy(e->scratch);
-	st_store_close(e->store, e->removes_store || (rc && !e->cfg.resume));
+	st_store_close(e->store, removes_store);
 	return NULL;
 }
 
