@@ -18,13 +18,13 @@ struct emit {
 	uint32_t gate;
 	unsigned n_mb;
 	bool is_pending, saves;
-	uint32_t *param;  /* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
-	uint32_t *accum;  /* [n_units] claim of its gradient sum */
-	bool *is_updated; /* [n_units] the pending update was applied */
-	uint32_t *act;    /* [n_stages * n_mb] output of a stage */
-	uint32_t *saved;  /* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
-	uint32_t *grad;   /* [n_mb] gradient of the latest stage's input */
-	uint32_t table;   /* the rows that were looked up ahead, or ST_NO_CLAIM */
+	uint32_t *param;     /* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
+	uint32_t *accum;     /* [n_units] claim of its gradient sum */
+	uint32_t *next_tile; /* [n_units] the first tile whose pending update was not applied */
+	uint32_t *act;       /* [n_stages * n_mb] output of a stage */
+	uint32_t *saved;     /* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
+	uint32_t *grad;      /* [n_mb] gradient of the latest stage's input */
+	uint32_t table;      /* the rows that were looked up ahead, or ST_NO_CLAIM */
 };
 
 /* ---- resources ----------------------------------------------------------------------------- */
@@ -223,14 +223,16 @@ static void update_tile(struct emit *e, uint32_t tile, uint32_t grad, bool is_pe
 	write_back(e, tile, state);
 }
 
-/* Apply the update that the step before left for a unit, before its parameters are used. */
-static void apply_pending(struct emit *e, uint32_t unit)
+static bool is_updated(const struct emit *e, uint32_t unit)
 {
-	if (!e->is_pending || e->is_updated[unit])
-		return;
-	e->is_updated[unit] = true;
-	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
-		uint32_t grad = ST_NO_CLAIM;
+	return e->next_tile[unit] == e->l->unit_first_tile[unit + 1];
+}
+
+/* Apply the update that the step before left for a unit's tiles below `end`. */
+static void apply_pending(struct emit *e, uint32_t unit, uint32_t end)
+{
+	for (; e->is_pending && e->next_tile[unit] < end; e->next_tile[unit]++) {
+		uint32_t t = e->next_tile[unit], grad = ST_NO_CLAIM;
 
 		if (e->plan->cfg.spills_grads) {
 			uint64_t bytes = st_tile_grad_bytes(e->l, t);
@@ -248,7 +250,7 @@ static void apply_pending(struct emit *e, uint32_t unit)
 static void need_current(struct emit *e, uint32_t unit)
 {
 	need_param(e, unit);
-	apply_pending(e, unit);
+	apply_pending(e, unit, e->l->unit_first_tile[unit + 1]);
 }
 
 static void commit(struct emit *e)
@@ -265,7 +267,7 @@ static void finish_gradient(struct emit *e, uint32_t unit)
 {
 	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
 		const struct st_tile *tile = &e->l->tiles[t];
-		bool is_deferred = e->plan->cfg.update == ST_UPDATE_DEFERRED;
+		bool is_deferred = e->plan->mode[unit] == ST_UPDATE_DEFERRED;
 		bool is_at_home = is_deferred && !e->plan->cfg.spills_grads;
 		uint64_t bytes = st_tile_grad_bytes(e->l, t);
 		uint32_t grad =
@@ -310,7 +312,7 @@ static void release_params(struct emit *e, unsigned stage)
 static bool looks_ahead(const struct emit *e, unsigned stage)
 {
 	return stage == 0 && e->plan->lookup.n_chunks && e->is_pending &&
-	       !e->is_updated[e->plan->lookup.unit];
+	       !is_updated(e, e->plan->lookup.unit);
 }
 
 static void need_stage_params(struct emit *e, unsigned stage)
@@ -580,6 +582,23 @@ static bool shares_units(const struct emit *e)
 	return false;
 }
 
+/*
+ * A table that was looked up ahead is updated by the way, a share behind each block, so that its
+ * reads and writes do not come all at once between the last block and the loss.
+ */
+static void spread_update(struct emit *e, unsigned stage)
+{
+	const struct st_lookup *l = &e->plan->lookup;
+	uint32_t first = e->l->unit_first_tile[l->unit];
+	uint32_t n = e->l->unit_first_tile[l->unit + 1] - first;
+	unsigned shares = e->m->n_stages - 2; /* the last one before the loss */
+
+	if (!e->plan->spreads_update || !e->is_pending || is_updated(e, l->unit) || !stage)
+		return;
+	need_param(e, l->unit);
+	apply_pending(e, l->unit, first + (uint32_t)((uint64_t)n * stage / shares));
+}
+
 /* Before the loss, and so before the commit, nothing is pending any more: also a table that was
  * looked up ahead and that the last stage does not use. */
 static void catch_up(struct emit *e)
@@ -591,7 +610,7 @@ static void catch_up(struct emit *e)
 
 		for (unsigned k = 0; k < last->n_units; k++)
 			is_next |= last->units[k] == u;
-		if (is_next || !e->is_pending || e->is_updated[u])
+		if (is_next || !e->is_pending || is_updated(e, u))
 			continue;
 		need_current(e, u);
 		e->param[u] = ST_NO_CLAIM;
@@ -604,8 +623,11 @@ static void emit_step(struct emit *e)
 	unsigned last = shares_units(e) ? 1 : 0; /* stages below it come at the end */
 
 	for (unsigned lo = 0; lo < e->n_mb; lo += block) {
-		for (unsigned s = 0; s + 1 < n; s++)
+		for (unsigned s = 0; s + 1 < n; s++) {
 			emit_forward(e, s, lo, lo + block);
+			if (s + 2 < n)
+				spread_update(e, s);
+		}
 		catch_up(e);
 		for (unsigned s = n; s-- > last;) {
 			emit_backward(e, s, lo, lo + block);
@@ -626,7 +648,7 @@ static void emit_step(struct emit *e)
 static void emit_flush(struct emit *e)
 {
 	for (uint32_t u = 0; u < e->l->n_units; u++) {
-		if (e->is_pending) {
+		if (e->is_pending && !is_updated(e, u)) {
 			need_current(e, u);
 			e->param[u] = ST_NO_CLAIM;
 		}
@@ -768,14 +790,16 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 		return rc;
 	e.param = calloc(l->n_units, sizeof(*e.param));
 	e.accum = calloc(l->n_units, sizeof(*e.accum));
-	e.is_updated = calloc(l->n_units, sizeof(*e.is_updated));
+	e.next_tile = calloc(l->n_units, sizeof(*e.next_tile));
 	e.act = calloc(n_acts, sizeof(*e.act));
 	e.saved = calloc(n_acts, sizeof(*e.saved));
 	e.grad = calloc(e.n_mb, sizeof(*e.grad));
-	if (!e.param || !e.accum || !e.is_updated || !e.act || !e.saved || !e.grad) {
+	if (!e.param || !e.accum || !e.next_tile || !e.act || !e.saved || !e.grad) {
 		rc = st_fail(-ENOMEM, "program %s", st_variant_name(v));
 		goto out;
 	}
+	for (uint32_t u = 0; u < l->n_units; u++)
+		e.next_tile[u] = l->unit_first_tile[u + (plan->mode[u] != ST_UPDATE_DEFERRED)];
 	fill_none(e.param, l->n_units);
 	fill_none(e.accum, l->n_units);
 	fill_none(e.act, n_acts);
@@ -786,7 +810,7 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 out:
 	free(e.param);
 	free(e.accum);
-	free(e.is_updated);
+	free(e.next_tile);
 	free(e.act);
 	free(e.saved);
 	free(e.grad);

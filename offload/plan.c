@@ -61,7 +61,9 @@ static void place_homes(struct st_plan *p)
 		p->state_addr[t] = take(
 			p, p->cfg.state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
 			st_tile_state_bytes(l, t));
-	for (uint32_t t = 0; t < l->n_tiles && p->has_pending; t++) {
+	for (uint32_t t = 0; t < l->n_tiles; t++) {
+		if (p->mode[l->tiles[t].unit] != ST_UPDATE_DEFERRED)
+			continue;
 		if (p->cfg.spills_grads)
 			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
 		else
@@ -222,7 +224,8 @@ static int decide_lookup(struct st_plan *p)
 	uint64_t all = 0;
 	int rc;
 
-	if (!p->has_pending || !s->looks_up || p->cfg.lookahead == ST_LOOKAHEAD_OFF)
+	if (p->mode[s->units[0]] != ST_UPDATE_DEFERRED || !s->looks_up ||
+	    p->cfg.lookahead == ST_LOOKAHEAD_OFF)
 		return 0;
 	rc = st_lookup_init(&p->lookup, p->layout, s->units[0], s->lookup_cols,
 			    pass * m->batch * m->seq, is_read);
@@ -239,6 +242,37 @@ static int decide_lookup(struct st_plan *p)
 	return 0;
 }
 
+/* The smallest pools that hold all programs, and these in them. */
+static int size_pools(struct st_plan *p, uint64_t *pool_bytes)
+{
+	int rc;
+
+	drop_programs(p);
+	rc = measure(p, pool_bytes);
+	return rc ? rc : compile_all(p, pool_bytes);
+}
+
+/* Where the budgets allow it, the update of a table that is looked up ahead is spread over forward;
+ * the table then stays in memory beside the blocks. */
+static int try_spread(struct st_plan *p, uint64_t *pool_bytes)
+{
+	uint64_t spread[ST_POOL_N] = { 0 };
+	int rc;
+
+	if (!p->lookup.n_chunks)
+		return 0;
+	p->spreads_update = true;
+	rc = size_pools(p, spread);
+	if (rc)
+		return rc;
+	for (unsigned a = 0; a < ST_ARENA_N; a++)
+		if (budget_of(p, a) && p->arena_bytes[a] > budget_of(p, a))
+			p->spreads_update = false;
+	if (p->spreads_update)
+		memcpy(pool_bytes, spread, sizeof(spread));
+	return 0;
+}
+
 static int decide(struct st_plan *p)
 {
 	uint64_t pool_bytes[ST_POOL_N] = { 0 };
@@ -247,15 +281,15 @@ static int decide(struct st_plan *p)
 	place_homes(p);
 	rc = decide_lookup(p);
 	if (!rc)
-		rc = measure(p, pool_bytes);
-	if (!rc)
-		rc = compile_all(p, pool_bytes);
+		rc = size_pools(p, pool_bytes);
 	if (rc)
 		return rc;
 	memcpy(p->min_bytes, p->arena_bytes, sizeof(p->min_bytes));
 	rc = check_budget(p, ST_ARENA_DEVICE, "device", "strata.device.memory");
 	if (!rc)
 		rc = check_budget(p, ST_ARENA_HOST, "host", "strata.host.memory");
+	if (!rc)
+		rc = try_spread(p, pool_bytes);
 	if (rc)
 		return rc;
 	spread_rest(p, pool_bytes);
@@ -271,17 +305,22 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 	if (!p)
 		return st_fail(-ENOMEM, "plan");
 	p->cfg = *cfg;
-	p->has_pending = cfg->update == ST_UPDATE_DEFERRED;
 	rc = st_layout_create(&p->layout, cfg->model, cfg->dtype, cfg->grad_dtype);
 	if (rc)
 		goto fail;
 	p->param_addr = calloc(p->layout->n_units, sizeof(*p->param_addr));
 	p->state_addr = calloc(p->layout->n_tiles, sizeof(*p->state_addr));
 	p->rest_addr = calloc(p->layout->n_tiles, sizeof(*p->rest_addr));
-	if (!p->param_addr || !p->state_addr || !p->rest_addr) {
+	p->mode = calloc(p->layout->n_units, sizeof(*p->mode));
+	if (!p->param_addr || !p->state_addr || !p->rest_addr || !p->mode) {
 		rc = st_fail(-ENOMEM, "plan");
 		goto fail;
 	}
+	for (uint32_t u = 0; u < p->layout->n_units; u++) {
+		p->mode[u] = cfg->modes ? cfg->modes[u] : cfg->update;
+		p->has_pending |= p->mode[u] == ST_UPDATE_DEFERRED;
+	}
+	p->cfg.modes = NULL;
 	rc = decide(p);
 	if (rc)
 		goto fail;
@@ -302,6 +341,7 @@ void st_plan_destroy(struct st_plan *p)
 	free(p->param_addr);
 	free(p->state_addr);
 	free(p->rest_addr);
+	free(p->mode);
 	free(p);
 }
 

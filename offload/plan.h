@@ -46,7 +46,9 @@ struct st_plan_cfg {
 	unsigned n_mb;      /* micro-batches of a step (gradient accumulation) */
 	unsigned n_eval_mb; /* micro-batches of an evaluation program; 0 = no evaluation */
 	enum st_home param_home, state_home;
-	enum st_update update; /* IMMEDIATE or DEFERRED */
+	enum st_update update; /* IMMEDIATE or DEFERRED, for all units ... */
+	const enum st_update
+		*modes; /* ... or for each: [n_units], borrowed for the call; or NULL */
 	enum st_order order;
 	bool recompute;    /* activation checkpointing: forward again inside backward */
 	bool acts_on_host; /* stage inputs rest in the host arena */
@@ -73,11 +75,14 @@ enum st_variant {
 struct st_plan {
 	struct st_plan_cfg cfg;
 	struct st_layout *layout;
+	enum st_update *mode;       /* [n_units] when each unit is updated */
 	bool has_pending;           /* some unit is DEFERRED: steps leave an update behind */
 	struct st_addr *param_addr; /* [n_units] home in memory, if it has one */
 	struct st_addr *state_addr; /* [n_tiles] */
 	struct st_addr *rest_addr;  /* [n_tiles] pending gradients that rest in memory */
 	struct st_lookup lookup;    /* of the first stage; n_chunks 0: nothing is looked up ahead */
+	bool spreads_update;        /* a table that is looked up ahead stays in memory through
+				     * forward, and its update is spread over it */
 	struct st_pool_place places[ST_POOL_N];
 	uint64_t arena_bytes[ST_ARENA_N];         /* what the engine allocates */
 	uint64_t resident_bytes[ST_ARENA_N];      /* of that: homes and resting gradients */

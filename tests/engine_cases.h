@@ -143,6 +143,13 @@ static inline void check_without_clipping(bool is_wide, unsigned steps)
 
 	t.update = ST_UPDATE_DEFERRED;
 	ck_assert_uint_eq(check_all(&t, steps), immediate);
+	/* Some units at once, some deferred: the embedding among these, or among those. */
+	t.param_home = t.state_home = NVME;
+	t.commits = true;
+	for (t.immediate = 0x15; t.immediate < 0x40; t.immediate += 0x15)
+		ck_assert_uint_eq(hash_after(&t, steps), immediate);
+	t.immediate = 0x15;
+	check_resume(t, steps);
 }
 
 static inline void check_with_clipping(bool is_wide, unsigned steps)

@@ -21,6 +21,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	enum st_dtype dtype;
 	enum st_home param_home, state_home;
 	enum st_update update;
+	unsigned immediate; /* bit u: unit u updates at once, whatever `update` says */
 	enum st_order order;
 	bool keeps_activations, acts_on_host, spills, commits;
 	uint64_t device_bytes, host_bytes;
@@ -90,9 +91,14 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		.lookahead = t->waits ? ST_LOOKAHEAD_OFF : ST_LOOKAHEAD_ON,
 	};
 
+	enum st_update modes[16];
+
 	CK(st_device_open(&r->dev, &dev));
 	CK(st_gpt2_create(&r->model, &gpt, 2, 24, r->dev, t->dtype));
 	plan.model = r->model;
+	for (unsigned u = 0; u < r->model->n_units; u++)
+		modes[u] = t->immediate >> u & 1 ? ST_UPDATE_IMMEDIATE : t->update;
+	plan.modes = modes;
 	r->text = t->text;
 	CK(st_plan_create(&r->plan, &plan));
 }

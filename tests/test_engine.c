@@ -116,13 +116,22 @@ START_TEST(the_first_block_does_not_wait_for_the_table)
 	p = r.plan->program[ST_VARIANT_STEP_PENDING];
 	loss = r.model->n_stages - 1;
 	ck_assert_uint_ge(r.plan->lookup.n_chunks, 2);
-	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, loss - 1), 0);
+	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, 1), 0);
+	/* By the way, and no less: each block takes a share of the tiles. */
+	ck_assert_uint_ge(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, loss - 1), 1);
 	ck_assert_uint_eq(count_before(p, ST_OP_READ_ROWS, 0, ST_OP_FORWARD, 0),
 			  r.plan->lookup.n_chunks);
 	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_BACKWARD, loss),
 			  r.plan->layout->unit_first_tile[1]);
 	p = r.plan->program[ST_VARIANT_STEP]; /* nothing is pending: nothing to look ahead */
 	ck_assert_uint_eq(count_before(p, ST_OP_READ_ROWS, ST_NONE, ST_OP_BACKWARD, loss), 0);
+	t.device_bytes = r.plan->min_bytes[ST_ARENA_DEVICE];
+	t.host_bytes = r.plan->min_bytes[ST_ARENA_HOST];
+	tiny_unplan(&r);
+
+	tiny_plan(&r, &t); /* no room to keep the table beside the blocks */
+	p = r.plan->program[ST_VARIANT_STEP_PENDING];
+	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, loss - 1), 0);
 	tiny_unplan(&r);
 }
 END_TEST
