@@ -3,6 +3,7 @@
 #include "model/setup.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +30,16 @@ static int load_config(struct st_setup *s, const char *path, const struct strata
 			goto out;
 		sets[n++] = steps;
 	}
-	if (opt->output) {
-		if (asprintf(&output, "strata.output=%s", opt->output) < 0)
+	if (opt->output) { /* as a JSON string: "5" and "auto" are directories here */
+		json_t *quoted = json_string(opt->output);
+		char *text = quoted ? json_dumps(quoted, JSON_ENCODE_ANY) : NULL;
+		int len = text ? asprintf(&output, "strata.output=%s", text) : -1;
+
+		free(text);
+		json_decref(quoted);
+		if (!quoted)
+			rc = st_fail(STRATA_E_CONFIG, "--output is not UTF-8");
+		if (len < 0)
 			goto out;
 		sets[n++] = output;
 	}

@@ -206,9 +206,9 @@ static void set_direct(const struct st_store_file *f)
 static int no_space(const struct st_store_file *f, uint64_t need, uint64_t have)
 {
 	return st_fail(
-		-ENOSPC,
+		STRATA_E_NO_FIT,
 		"%s: the store needs %llu bytes (%.2f GiB) on this file system, %llu (%.2f GiB) "
-		"are free: free %.2f GiB, add a path, or choose smaller state formats.",
+		"are free: free %.2f GiB, or add a path.",
 		f->path, (unsigned long long)need, (double)need / GIB, (unsigned long long)have,
 		(double)have / GIB, (double)(need > have ? need - have : 0) / GIB);
 }
@@ -298,7 +298,7 @@ static int make_dir(struct st_store_file *f, const char *parent)
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	if (mkdirat(f->parent_fd, f->name, 0700)) {
 		f->name[0] = '\0'; /* not ours to remove */
-		if (errno == EACCES || errno == EPERM || errno == EROFS)
+		if (errno == EACCES || errno == EPERM || errno == EROFS || errno == ENOENT)
 			return st_fail(STRATA_E_INPUT,
 				       "store path %s is not writable (%s): name another or change "
 				       "its permissions.",

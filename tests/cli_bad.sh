@@ -151,17 +151,17 @@ nvme_at text.txt
 refused 2 'text.txt' "${train[@]}" c.json "${nvme[@]}"
 if [ "$(id -u)" -eq 0 ]; then
 	nvme_at /proc # where not even root can make a directory
-	refused 4 "/proc" "${train[@]}" c.json "${nvme[@]}"
+	refused 2 "/proc" "${train[@]}" c.json "${nvme[@]}"
 else
 	mkdir -m 0555 closed
 	nvme_at closed
-	refused 4 "closed" "${train[@]}" c.json "${nvme[@]}"
+	refused 2 "closed" "${train[@]}" c.json "${nvme[@]}"
 fi
 mkdir small
 if mount -t tmpfs -o size=4m strata-test small 2>/dev/null; then
 	mounts+=("$work/small")
 	nvme_at small
-	refused 4 'small' "${train[@]}" c.json "${nvme[@]}"
+	refused 3 'small' "${train[@]}" c.json "${nvme[@]}"
 	mount -o remount,size=64m small
 	run 0 "${train[@]}" c.json "${nvme[@]}" --output tmpfs --steps 2
 else

@@ -685,11 +685,11 @@ START_TEST(no_space_is_said_before_and_leaves_nothing)
 	st_store_close(s, true);
 	cfg.n_paths = 1;
 	paths[0] = mnt;
-	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), -ENOSPC);
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), STRATA_E_NO_FIT);
 	ck_assert_ptr_nonnull(strstr(st_last_error(), mnt));
 	ck_assert_ptr_nonnull(strstr(st_last_error(), "12582912 (0.01 GiB) are free"));
 	cfg.n_paths = 2; /* twice the same file system: the needs add up */
-	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), -ENOSPC);
+	ck_assert_int_eq(st_store_create(&s, &cfg, json, sizeof(json)), STRATA_E_NO_FIT);
 	ck_assert_uint_eq(count_entries(mnt), 0);
 }
 END_TEST
