@@ -24,7 +24,8 @@ int st_arena_init(struct st_arena *a, size_t bytes, const char *name)
 	map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
-		return st_fail(-errno, "%s arena: mapping %zu MiB", name, bytes >> 20);
+		return st_fail(-errno, "%s arena: mapping %zu MiB (lower strata.%s.memory)", name,
+			       bytes >> 20, name);
 	base = (char *)(((uintptr_t)map + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
 	if (base > map)
 		munmap(map, (size_t)(base - map));

@@ -392,15 +392,17 @@ static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t 
 #define SIZES_TRIED 8u
 
 /*
- * Spreading claims over the pool lets reservations run ahead, the further the larger it is, save
- * where the round of ranges does not come out even at the program's end: then a little less is
- * more. Several sizes are tried and the one that lets the most stalled claim run furthest is taken.
- * Spreading may also leave no range long enough for a large claim; packed from the bottom, what
- * fits some size fits every larger one.
+ * Where reads land, spreading claims over the pool lets reservations run ahead, the further the
+ * larger it is, save where the round of ranges does not come out even at the program's end: then a
+ * little less is more. Several sizes are tried and the one that lets the most stalled claim run
+ * furthest is taken. Spreading may leave no range long enough for a large claim; packed from the
+ * bottom, what fits some size fits every larger one. Pools of the compute lane are always packed:
+ * its operations come one after the other.
  */
 static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t bytes)
 {
 	uint32_t n = p->pool_claims.first[pool + 1] - p->pool_claims.first[pool];
+	bool takes_reads = pool == ST_POOL_PARAM || pool == ST_POOL_STATE || pool == ST_POOL_REST;
 	uint64_t mean = 0, best = 0;
 	int64_t gap, best_gap = INT64_MIN;
 
@@ -409,7 +411,7 @@ static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t by
 	for (uint32_t k = p->pool_claims.first[pool]; k < p->pool_claims.first[pool + 1]; k++)
 		mean += p->claims[p->pool_claims.items[k]].bytes / n;
 	mean = (mean + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
-	for (uint64_t i = 0; i < SIZES_TRIED && bytes > i * mean; i++) {
+	for (uint64_t i = 0; takes_reads && i < SIZES_TRIED && bytes > i * mean; i++) {
 		int rc = place_claims(p, pool, bytes - i * mean, false, &gap);
 
 		if (rc == -ENOMEM)

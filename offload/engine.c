@@ -393,8 +393,10 @@ static int open_store(struct st_engine *e)
 		return rc;
 	if (st_store_snapshot(e->store, &e->snapshot, sizeof(e->snapshot)) != sizeof(e->snapshot) ||
 	    e->snapshot.magic != SNAPSHOT_MAGIC)
-		return st_fail(STRATA_E_CORRUPT,
-			       "the store holds no committed state to resume from");
+		return st_fail(
+			STRATA_E_INPUT,
+			"the run ended before anything was saved, so there is nothing to resume: "
+			"start anew with another --output");
 	if (e->snapshot.numeric_plan != e->cfg.numeric_plan)
 		return st_fail(STRATA_E_STALE,
 			       "the state was made with another numeric plan (model, batch, "

@@ -9,7 +9,8 @@
 #include "nvme/store.h"
 
 #define ALIGN_BYTES        ((uint64_t)4096)
-#define STATE_TILES_USEFUL 48u /* tiles in flight that hide any drive's latency */
+#define STATE_TILES_USEFUL 48u    /* tiles in flight that hide any drive's latency */
+#define STAGE_CALLS_MAX    65536u /* of a step, forward: placing activations takes their square */
 #define REST_TILES_USEFUL  8u
 
 const char *st_variant_name(enum st_variant v)
@@ -304,6 +305,14 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 
 	if (!p)
 		return st_fail(-ENOMEM, "plan");
+	if ((uint64_t)cfg->model->n_stages * cfg->n_mb > STAGE_CALLS_MAX) {
+		free(p);
+		return st_fail(
+			STRATA_E_CONFIG,
+			"a step of %u micro-batches through %u stages is too long to plan; at most "
+			"%u micro-batches: raise train_micro_batch_size_per_gpu",
+			cfg->n_mb, cfg->model->n_stages, STAGE_CALLS_MAX / cfg->model->n_stages);
+	}
 	p->cfg = *cfg;
 	rc = st_layout_create(&p->layout, cfg->model, cfg->dtype, cfg->grad_dtype);
 	if (rc)
