@@ -57,7 +57,8 @@ struct st_store_cfg {
  * @param run_json  out [bytes] JSON text that names the store: {"id": .., "paths": [..]}; the
  *                  caller keeps it (run.json) and gives it to st_store_open()
  * @return 0; STRATA_E_INPUT (path missing, not a directory, not writable: what to do);
- *         STRATA_E_NO_FIT (how much is needed, how much is free); -errno. On failure nothing is left behind.
+ *         STRATA_E_NO_FIT (how much is needed, how much is free); -errno. On failure nothing is
+ * left behind.
  */
 ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_cfg *cfg,
 				  char *run_json, size_t run_json_bytes);
