@@ -8,37 +8,12 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "core/text.h"
 
 #define NAME_MAX_LEN 64
 #define HELP_COLUMN  26
 
 /* ---- the nearest name ---------------------------------------------------------------------- */
-
-/* Levenshtein, on at most NAME_MAX_LEN bytes of each. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-	size_t na = strnlen(a, NAME_MAX_LEN), nb = strnlen(b, NAME_MAX_LEN);
-	unsigned row[NAME_MAX_LEN + 1];
-
-	for (size_t j = 0; j <= nb; j++)
-		row[j] = (unsigned)j;
-	for (size_t i = 1; i <= na; i++) {
-		unsigned diagonal = row[0];
-
-		row[0] = (unsigned)i;
-		for (size_t j = 1; j <= nb; j++) {
-			unsigned above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
-
-			if (above + 1 < best)
-				best = above + 1;
-			if (row[j - 1] + 1 < best)
-				best = row[j - 1] + 1;
-			row[j] = best;
-			diagonal = above;
-		}
-	}
-	return row[nb];
-}
 
 const char *st_nearest(const char *s, const char *(*at)(const void *user, size_t i), size_t n,
 		       const void *user)
@@ -48,7 +23,7 @@ const char *st_nearest(const char *s, const char *(*at)(const void *user, size_t
 
 	for (size_t i = 0; i < n; i++) {
 		const char *name = at(user, i);
-		unsigned d = name ? edit_distance(s, name) : ~0u;
+		unsigned d = name ? st_edit_distance(s, name) : ~0u;
 
 		if (d < best_distance) {
 			best_distance = d;

@@ -81,7 +81,7 @@ static void say_head(const struct train *t)
 
 /*
  * The command line as it was given, with --resume.
- * @param more  in, "--steps" with a placeholder in place of the given one, or NULL
+ * @param more  in, "--steps N" in the place of what was given, or NULL
  * @return owned by the caller, or NULL
  */
 static char *resume_command(const struct train *t, const char *more)

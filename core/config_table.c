@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/config_table.c - the one table of configuration keys, and look-up in it. */
 #include "core/config_table.h"
+#include "core/text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -521,40 +522,6 @@ const char *st_key_leaf(const char *path)
 	return dot ? dot + 1 : path;
 }
 
-static unsigned min3(unsigned a, unsigned b, unsigned c)
-{
-	a = a < b ? a : b;
-	return a < c ? a : c;
-}
-
-static unsigned char fold(char c)
-{
-	return (unsigned char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
-}
-
-/* Levenshtein, on at most 64 bytes of each. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-	size_t na = strnlen(a, 64), nb = strnlen(b, 64);
-	unsigned row[65];
-
-	for (size_t j = 0; j <= nb; j++)
-		row[j] = (unsigned)j;
-	for (size_t i = 1; i <= na; i++) {
-		unsigned diagonal = row[0];
-
-		row[0] = (unsigned)i;
-		for (size_t j = 1; j <= nb; j++) {
-			unsigned above = row[j];
-
-			row[j] = min3(above + 1, row[j - 1] + 1,
-				      diagonal + (fold(a[i - 1]) != fold(b[j - 1])));
-			diagonal = above;
-		}
-	}
-	return row[nb];
-}
-
 static bool is_child(const char *path, const char *parent)
 {
 	const char *leaf = st_key_leaf(path);
@@ -576,7 +543,7 @@ const char *st_key_nearest(const char *parent, const char *name, bool *is_here)
 
 	for (size_t i = 0; i < ST_ARRAY_LEN(keys); i++) {
 		bool here = is_child(keys[i].path, parent);
-		unsigned d = edit_distance(name, st_key_leaf(keys[i].path));
+		unsigned d = st_edit_distance(name, st_key_leaf(keys[i].path));
 		unsigned cost = 2 * d + (here ? 0 : 3 * (d > 0) + 1);
 
 		if (cost < best_cost) {

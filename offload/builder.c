@@ -14,8 +14,6 @@
 
 #define ALIGN_BYTES ((uint64_t)4096)
 
-enum st_lane st__op_lane(enum st_op_kind k);
-
 struct access {
 	uint32_t op;
 	bool is_exclusive;
@@ -113,7 +111,7 @@ uint32_t st_builder_op(struct st_builder *b, enum st_op_kind kind, uint32_t unit
 		return 0;
 	*op = (struct st_op){
 		.kind = (uint8_t)kind,
-		.lane = (uint8_t)st__op_lane(kind),
+		.lane = (uint8_t)st_op_lane(kind),
 		.unit = unit,
 		.tile = tile,
 		.stage = stage,

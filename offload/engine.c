@@ -25,7 +25,6 @@ struct command {
 	enum st_variant variant;
 	const struct st_step_in *step;   /* STEP */
 	const int32_t *tokens, *targets; /* EVAL; borrowed until done */
-	float *logits;
 	st_engine_emit *emit;
 	void *emit_user;
 	struct st_run *run; /* out: the run that did it, read before the next command */
@@ -118,7 +117,6 @@ static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 		r->variant = v;
 		r->n_mb = v == ST_VARIANT_EVAL ? e->cfg.plan->cfg.n_eval_mb : e->cfg.plan->cfg.n_mb;
 		r->step = 0;
-		r->logits = NULL;
 		r->emit = NULL;
 		r->is_reported = false;
 		return r;
@@ -308,7 +306,6 @@ static int serve_other(struct st_engine *e, struct command *c)
 		return rc;
 	if (c->tokens)
 		copy_tokens(e, run, c->tokens, c->targets);
-	run->logits = c->logits;
 	run->emit = c->emit;
 	run->emit_user = c->emit_user;
 	st_executor_open(e->executor, run);
@@ -684,14 +681,6 @@ int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *ta
 	return 0;
 }
 
-int st_engine_logits(struct st_engine *e, const int32_t *tokens, float *logits)
-{
-	struct command c = { .variant = ST_VARIANT_EVAL, .tokens = tokens, .logits = logits };
-	int rc = settle(e);
-
-	return rc ? rc : call(e, &c);
-}
-
 int st_engine_save(struct st_engine *e)
 {
 	int rc = run_variant(e, e->is_due ? ST_VARIANT_SAVE_PENDING : ST_VARIANT_SAVE);
@@ -718,11 +707,6 @@ void st_engine_rebase(struct st_engine *e)
 const char *st_engine_io(const struct st_engine *e)
 {
 	return st_aio_name(e->queue);
-}
-
-void st_engine_stats(struct st_engine *e, struct st_lanes_stats *out)
-{
-	st_lanes_real_stats(e->lanes, out);
 }
 
 /* ---- state hash ---------------------------------------------------------------------------- */

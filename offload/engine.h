@@ -94,10 +94,6 @@ ST_MUST_CHECK int st_engine_step(struct st_engine *e, const struct st_step_in *i
 ST_MUST_CHECK int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *targets,
 				 double *loss);
 
-/** st_engine_logits() - forward of one micro-batch; [vocab] of the last position of the last
- * sequence that is asked for. Needs n_eval_mb == 1. */
-ST_MUST_CHECK int st_engine_logits(struct st_engine *e, const int32_t *tokens, float *logits);
-
 /** st_engine_save() - apply what is pending; the store then holds the state after the last step,
  * durably. */
 ST_MUST_CHECK int st_engine_save(struct st_engine *e);
@@ -119,9 +115,5 @@ void st_engine_rebase(struct st_engine *e);
 
 /** st_engine_io() - name of the I/O backend in use; static storage. */
 const char *st_engine_io(const struct st_engine *e);
-
-/* Time per kind of operation, bytes, commits: since creation. */
-struct st_lanes_stats;
-void st_engine_stats(struct st_engine *e, struct st_lanes_stats *out);
 
 #endif

@@ -71,12 +71,8 @@ static int run_forward(struct st_exec *x, const struct st_program *p, const stru
 	struct st_stage_args a;
 
 	stage_args(x, p, op, run, &a);
-	if (a.loss_sum) {
+	if (a.loss_sum)
 		*a.loss_sum = 0;
-		a.logits = run->logits;
-		if (run->logits)
-			a.loss_sum = NULL;
-	}
 	m->fwd(m, x->cfg->device, op->stage, &a);
 	return st_device_status(x->cfg->device);
 }

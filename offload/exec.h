@@ -21,7 +21,6 @@ struct st_run {
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
-	float *logits;                            /* EVAL: of the last position, or NULL */
 	struct st_optim_step optim[2];            /* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
 	bool is_reported;

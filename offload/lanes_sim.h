@@ -5,9 +5,8 @@
  * Layer:   offload
  * Threads: one thread makes all calls, the one that drives the executor
  *
- * `strata plan` runs a plan's programs here to learn the step time; tests run random programs here
- * with random durations and failures. Nothing sleeps and nothing moves: an operation takes virtual
- * time only.
+ * Tests run random programs and compiled plans here, with random durations and failures. Nothing
+ * sleeps and nothing moves: an operation takes virtual time only.
  *
  * Model of a lane. FIFO: one operation after another, each for latency + cost. Otherwise all that
  * are in flight at once: costs pass through one pipe, latencies overlap. The cost comes from

@@ -21,8 +21,7 @@ const char *st_op_name(enum st_op_kind k)
 	return kinds[k].name;
 }
 
-enum st_lane st__op_lane(enum st_op_kind k);
-enum st_lane st__op_lane(enum st_op_kind k)
+enum st_lane st_op_lane(enum st_op_kind k)
 {
 	return kinds[k].lane;
 }

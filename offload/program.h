@@ -241,6 +241,7 @@ ST_MUST_CHECK int st_program_verify(const struct st_program *p);
 void st_program_print(const struct st_program *p, uint32_t i, char *line, size_t line_bytes);
 
 const char *st_op_name(enum st_op_kind k);
+enum st_lane st_op_lane(enum st_op_kind k);
 const char *st_lane_name(enum st_lane l);
 const char *st_pool_name(enum st_pool p);
 
