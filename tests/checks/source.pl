@@ -24,10 +24,10 @@ my %may_use = (
 	gpu => [qw(core)],
 	offload => [qw(core aio nvme cpu_optim gpu)],
 	model => [qw(core gpu offload)],
-	cli => [qw(core gpu offload model)],
+	cli => [qw(core gpu offload model bench)], # of bench its verbs.h
 	include => [],
 	examples => [],
-	bench => [qw(core aio nvme cpu_optim gpu offload model)],
+	bench => [qw(core aio nvme cpu_optim gpu offload model cli)], # of cli what parses and prints
 	tests => [qw(core aio nvme cpu_optim gpu offload model cli bench)],
 );
 my %is_library = map { $_ => 1 } qw(core aio nvme cpu_optim gpu offload model);

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bench/verbs.h - the verbs of measuring and tuning, for the program's list of verbs.
+ *
+ * Layer: bench
+ */
+#ifndef BENCH_VERBS_H
+#define BENCH_VERBS_H
+
+#include "cli/args.h"
+
+#endif
