@@ -101,6 +101,28 @@ static int parse_real(const struct st_verb *v, const struct st_opt *o, const cha
 	return 0;
 }
 
+static int parse_size(const struct st_verb *v, const struct st_opt *o, const char *text,
+		      uint64_t *out)
+{
+	double x;
+
+	if (strspn(text, "0123456789") == strlen(text))
+		return parse_uint(v, o, text, out);
+	if (!st_parse_size(text, &x))
+		return st_fail(-EINVAL,
+			       "%s: --%s: \"%.64s\" is no size; write it as 1GiB, 384MiB or "
+			       "4096.",
+			       v->name, o->name, text);
+	if (x < (double)o->min || x > (o->max ? (double)o->max : 0x1p62))
+		return st_fail(-EINVAL,
+			       "%s: --%s: %.64s is out of range; the least is %llu bytes, the most "
+			       "%llu.",
+			       v->name, o->name, text, (unsigned long long)o->min,
+			       o->max ? (unsigned long long)o->max : 1ull << 62);
+	*out = (uint64_t)x;
+	return 0;
+}
+
 static int parse_word(const struct st_verb *v, const struct st_opt *o, const char *text, int *out)
 {
 	char list[128] = "";
@@ -147,6 +169,8 @@ static int store(struct parse *p, const struct st_opt *o, const char *text)
 		return parse_uint(p->v, o, text, field);
 	case ST_OPT_REAL:
 		return parse_real(p->v, o, text, field);
+	case ST_OPT_SIZE:
+		return parse_size(p->v, o, text, field);
 	case ST_OPT_WORD:
 		return parse_word(p->v, o, text, field);
 	}

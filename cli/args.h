@@ -23,6 +23,7 @@ enum st_opt_kind {
 	ST_OPT_LIST,    /* struct st_opt_list: may be given many times */
 	ST_OPT_UINT,    /* uint64_t in min..max, decimal digits only */
 	ST_OPT_REAL,    /* double in min..max */
+	ST_OPT_SIZE,    /* uint64_t in min..max: bytes, or with a unit ("1GiB") */
 	ST_OPT_WORD,    /* int: the index in words */
 	ST_OPT_OPERAND, /* const char *: name is what help calls it */
 };
@@ -38,7 +39,7 @@ struct st_opt {
 	bool is_required;         /* operands */
 	const char *metavar;      /* what help calls the value */
 	size_t offset;            /* of the field in the verb's struct of arguments */
-	uint64_t min, max;        /* UINT, REAL */
+	uint64_t min, max;        /* UINT, REAL, SIZE */
 	const char *const *words; /* WORD: ends with NULL */
 	const char *help;
 };

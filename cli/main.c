@@ -63,6 +63,25 @@ static void print_verbs(FILE *f, const char *prefix)
 			fprintf(f, "  %-16s %s\n", verbs[i]->name, verbs[i]->summary);
 }
 
+/* "config" of "config check": the first word of verbs that have two. */
+static bool is_group(const char *word)
+{
+	size_t len = strlen(word);
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(verbs); i++)
+		if (!strncmp(verbs[i]->name, word, len) && verbs[i]->name[len] == ' ')
+			return true;
+	return false;
+}
+
+static void print_group(const char *word)
+{
+	char prefix[64];
+
+	snprintf(prefix, sizeof(prefix), "%.48s ", word);
+	print_verbs(stdout, prefix);
+}
+
 static void print_overview(FILE *f)
 {
 	fputs("usage: strata VERB [ARGUMENT]...\n\n"
@@ -88,8 +107,8 @@ static int unknown_verb(char **words)
 	char name[64];
 
 	/* "config", alone or with a second word that is none of its own */
-	if (!strcmp(words[0], "config"))
-		snprintf(name, sizeof(name), "config%s%.40s", words[1] ? " " : "",
+	if (is_group(words[0]))
+		snprintf(name, sizeof(name), "%.20s%s%.40s", words[0], words[1] ? " " : "",
 			 words[1] ? words[1] : "");
 	else
 		snprintf(name, sizeof(name), "%.48s", words[0]);
@@ -117,8 +136,8 @@ static int help_run(const void *args, char **argv)
 	v = st_verb_find(verbs, ST_ARRAY_LEN(verbs), words, &n_words);
 	if (v)
 		st_verb_help(v, stdout);
-	else if (!a->word2 && !strcmp(word, "config"))
-		print_verbs(stdout, "config");
+	else if (!a->word2 && is_group(word))
+		print_group(word);
 	else
 		return unknown_verb(words);
 	return flushed();
@@ -186,9 +205,9 @@ int main(int argc, char **argv)
 	v = st_verb_find(verbs, ST_ARRAY_LEN(verbs), argv + 1, &n_words);
 	if (v)
 		return run_verb(v, argv + 1 + n_words, argv);
-	if (!strcmp(argv[1], "config") && argv[2] &&
+	if (is_group(argv[1]) && argv[2] &&
 	    (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"))) {
-		print_verbs(stdout, "config");
+		print_group(argv[1]);
 		return flushed();
 	}
 	return unknown_verb(argv + 1);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/config_priv.h"
+#include "core/text.h"
 
 _Static_assert(sizeof(enum st_offload) == sizeof(int) && sizeof(enum st_dtype) == sizeof(int) &&
 		       sizeof(enum st_schedule_type) == sizeof(int),
@@ -134,35 +135,6 @@ static int take_uint(const struct st_config *cfg, const struct st_key *k, const 
 	return rc;
 }
 
-/* "384MiB", "1.5 GB": a decimal number and a unit. @return false: not of that form */
-static bool parse_size(const char *text, double *out)
-{
-	static const struct {
-		const char *unit;
-		double bytes;
-	} units[] = {
-		{ "B", 1 },        { "KiB", 1024 }, { "MiB", 1048576 }, { "GiB", 0x1p30 },
-		{ "TiB", 0x1p40 }, { "kB", 1e3 },   { "KB", 1e3 },      { "MB", 1e6 },
-		{ "GB", 1e9 },     { "TB", 1e12 },
-	};
-	size_t n = strspn(text, "0123456789."), spaces = strspn(text + n, " ");
-	char *end;
-	double x;
-
-	if (!n || text[0] == '.' || text[n - 1] == '.')
-		return false;
-	x = strtod(text, &end);
-	if (end != text + n)
-		return false;
-	for (size_t i = 0; i < ST_ARRAY_LEN(units); i++) {
-		if (strcmp(text + n + spaces, units[i].unit))
-			continue;
-		*out = x * units[i].bytes;
-		return true;
-	}
-	return false;
-}
-
 static int take_size(const struct st_config *cfg, const struct st_key *k, const struct st_json *v,
 		     size_t *out)
 {
@@ -181,7 +153,7 @@ static int take_size(const struct st_config *cfg, const struct st_key *k, const 
 	}
 	if (v->type != ST_JSON_STR)
 		return wrong_type(cfg, k, v);
-	if (!parse_size(v->text, &x))
+	if (!st_parse_size(v->text, &x))
 		return st__key_fail(cfg, k->path, v,
 				    "\"%.40s\" is no size; write it as \"384MiB\", \"1.5GiB\" or "
 				    "\"2GB\", or as a number of bytes",
