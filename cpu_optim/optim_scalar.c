@@ -30,32 +30,35 @@ static inline void master_split(uint32_t u, uint16_t *hi, int16_t *lo)
 	memcpy(lo, &low, sizeof(low));
 }
 
-static void scalar_update(const struct st_optim_step *s, const struct st_optim_range *r)
+static void scalar_update(const struct st_factors *s, const struct strata_optim_format *f,
+			  const struct strata_optim_range *r)
 {
-	const bool is_split = r->format == ST_OPTIM_SPLIT;
-	const bool is_l2 = s->kind == ST_OPTIM_ADAM;
-	const float *g32 = r->g;
-	const uint16_t *g16 = r->g;
-	uint16_t *hi = r->p;
-	float *p32 = r->p;
+	const bool is_split = f->params == STRATA_PARAMS_SPLIT;
+	const bool is_l2 = s->kind == STRATA_OPTIM_ADAM;
+	const float *g32 = r->array[STRATA_ARRAY_GRAD];
+	const uint16_t *g16 = r->array[STRATA_ARRAY_GRAD];
+	uint16_t *hi = r->array[STRATA_ARRAY_PARAM];
+	int16_t *lo = r->array[STRATA_ARRAY_LOW];
+	float *p32 = r->array[STRATA_ARRAY_PARAM];
+	float *m_at = r->array[STRATA_ARRAY_M], *v_at = r->array[STRATA_ARRAY_V];
 
 	for (size_t i = 0; i < r->n; i++) {
-		float g = r->grad_dtype == ST_BF16 ? st_bf16_f32(g16[i]) : g32[i];
-		float p = is_split ? master_join(hi[i], r->lo[i]) : p32[i];
+		float g = f->grads == STRATA_GRADS_BF16 ? st_bf16_f32(g16[i]) : g32[i];
+		float p = is_split ? master_join(hi[i], lo[i]) : p32[i];
 		float m, v, d;
 
 		g = g * s->grad_scale;
 		if (is_l2)
 			g = g + s->wd * p;
-		m = __builtin_fmaf(s->b1, r->m[i], s->one_minus_b1 * g);
-		v = __builtin_fmaf(s->one_minus_b2_lo, g * g, s->b2 * r->v[i]);
+		m = __builtin_fmaf(s->b1, m_at[i], s->one_minus_b1 * g);
+		v = __builtin_fmaf(s->one_minus_b2_lo, g * g, s->b2 * v_at[i]);
 		v = __builtin_fmaf(s->one_minus_b2, g * g, v);
 		d = m / (sqrtf(v * s->inv_bc2) + s->eps);
 		p = canonical(p - __builtin_fmaf(s->step_size, d, s->lr_wd * p));
-		r->m[i] = canonical(m);
-		r->v[i] = canonical(v);
+		m_at[i] = canonical(m);
+		v_at[i] = canonical(v);
 		if (is_split)
-			master_split(st_f32_bits(p), &hi[i], &r->lo[i]);
+			master_split(st_f32_bits(p), &hi[i], &lo[i]);
 		else
 			p32[i] = p;
 	}
@@ -73,16 +76,16 @@ static double tile_sum(const double lane[16])
 	return s[0];
 }
 
-static void scalar_reduce(size_t n, const float *acc, void *out, enum st_dtype grad_dtype,
+static void scalar_reduce(size_t n, const float *acc, void *out, enum strata_optim_grads grads,
 			  double *leaf)
 {
-	for (size_t t = 0; t < n; t += ST_NUMERIC_TILE) {
+	for (size_t t = 0; t < n; t += STRATA_NUMERIC_TILE) {
 		double lane[16] = { 0 };
 
-		for (size_t i = t; i < t + ST_NUMERIC_TILE; i++) {
+		for (size_t i = t; i < t + STRATA_NUMERIC_TILE; i++) {
 			double x;
 
-			if (grad_dtype == ST_BF16) {
+			if (grads == STRATA_GRADS_BF16) {
 				uint16_t b = st_f32_bf16(acc[i]);
 
 				((uint16_t *)out)[i] = b;
@@ -95,7 +98,7 @@ static void scalar_reduce(size_t n, const float *acc, void *out, enum st_dtype g
 			}
 			lane[i % 16] += x * x;
 		}
-		leaf[t / ST_NUMERIC_TILE] = tile_sum(lane);
+		leaf[t / STRATA_NUMERIC_TILE] = tile_sum(lane);
 	}
 }
 

@@ -47,7 +47,7 @@ VEC_INLINE vi vec_round_bf16(vf x)
 }
 
 /* is_*: constants at every call. Returns the elements done, the largest multiple of VLEN. */
-VEC_INLINE size_t vec_update(const struct st_optim_step *s, const struct st_optim_range *r,
+VEC_INLINE size_t vec_update(const struct st_factors *s, const struct strata_optim_range *r,
 			     bool is_split, bool is_bf16, bool is_l2)
 {
 	const vf b1 = vf_set1(s->b1), one_minus_b1 = vf_set1(s->one_minus_b1);
@@ -56,11 +56,12 @@ VEC_INLINE size_t vec_update(const struct st_optim_step *s, const struct st_opti
 	const vf step_size = vf_set1(s->step_size), inv_bc2 = vf_set1(s->inv_bc2);
 	const vf eps = vf_set1(s->eps), lr_wd = vf_set1(s->lr_wd), wd = vf_set1(s->wd);
 	const vf grad_scale = vf_set1(s->grad_scale);
-	const float *g32 = r->g;
-	const uint16_t *g16 = r->g;
-	uint16_t *hi = r->p;
-	float *p32 = r->p, *m_at = r->m, *v_at = r->v; /* r may alias them: not reloaded */
-	int16_t *lo = r->lo;
+	const float *g32 = r->array[STRATA_ARRAY_GRAD]; /* r may alias them: not reloaded */
+	const uint16_t *g16 = r->array[STRATA_ARRAY_GRAD];
+	uint16_t *hi = r->array[STRATA_ARRAY_PARAM];
+	int16_t *lo = r->array[STRATA_ARRAY_LOW];
+	float *p32 = r->array[STRATA_ARRAY_PARAM];
+	float *m_at = r->array[STRATA_ARRAY_M], *v_at = r->array[STRATA_ARRAY_V];
 	const size_t n = r->n;
 	size_t i;
 
@@ -89,7 +90,7 @@ VEC_INLINE size_t vec_update(const struct st_optim_step *s, const struct st_opti
 }
 
 #define VEC_UPDATE(name, is_split, is_bf16, is_l2)                                                 \
-	static size_t name(const struct st_optim_step *s, const struct st_optim_range *r)          \
+	static size_t name(const struct st_factors *s, const struct strata_optim_range *r)         \
 	{                                                                                          \
 		return vec_update(s, r, is_split, is_bf16, is_l2);                                 \
 	}
@@ -102,22 +103,23 @@ VEC_UPDATE(update_split_fp32_adam, true, false, true)
 VEC_UPDATE(update_split_bf16_adamw, true, true, false)
 VEC_UPDATE(update_split_bf16_adam, true, true, true)
 
-static void simd_update(const struct st_optim_step *s, const struct st_optim_range *r)
+static void simd_update(const struct st_factors *s, const struct strata_optim_format *f,
+			const struct strata_optim_range *r)
 {
-	static size_t (*const by_kind[2][2][2])(const struct st_optim_step *,
-						const struct st_optim_range *) = {
+	static size_t (*const by_kind[2][2][2])(const struct st_factors *,
+						const struct strata_optim_range *) = {
 		{ { update_fp32_fp32_adamw, update_fp32_fp32_adam },
 		  { update_fp32_bf16_adamw, update_fp32_bf16_adam } },
 		{ { update_split_fp32_adamw, update_split_fp32_adam },
 		  { update_split_bf16_adamw, update_split_bf16_adam } },
 	};
-	size_t done = by_kind[r->format == ST_OPTIM_SPLIT][r->grad_dtype == ST_BF16]
-			     [s->kind == ST_OPTIM_ADAM](s, r);
+	size_t done = by_kind[f->params == STRATA_PARAMS_SPLIT][f->grads == STRATA_GRADS_BF16]
+			     [s->kind == STRATA_OPTIM_ADAM](s, r);
 
 	if (done < r->n) {
-		struct st_optim_range tail = st_optim_range_from(r, done);
+		struct strata_optim_range tail = st_optim_range_from(f, r, done);
 
-		st_optim_scalar_kernels.update(s, &tail);
+		st_optim_scalar_kernels.update(s, f, &tail);
 	}
 }
 
@@ -128,7 +130,7 @@ VEC_INLINE double vec_reduce_tile(const float *acc, void *out, bool is_bf16)
 	struct sq16 sum = sq16_zero();
 	double lane[16];
 
-	for (size_t i = 0; i < ST_NUMERIC_TILE; i += 16) {
+	for (size_t i = 0; i < STRATA_NUMERIC_TILE; i += 16) {
 		vf x[16 / VLEN];
 
 		for (size_t k = 0; k < 16 / VLEN; k++) {
@@ -151,15 +153,15 @@ VEC_INLINE double vec_reduce_tile(const float *acc, void *out, bool is_bf16)
 	return lane[0];
 }
 
-static void simd_reduce(size_t n, const float *acc, void *out, enum st_dtype grad_dtype,
+static void simd_reduce(size_t n, const float *acc, void *out, enum strata_optim_grads grads,
 			double *leaf)
 {
-	for (size_t t = 0; t < n; t += ST_NUMERIC_TILE)
-		if (grad_dtype == ST_BF16)
-			leaf[t / ST_NUMERIC_TILE] =
+	for (size_t t = 0; t < n; t += STRATA_NUMERIC_TILE)
+		if (grads == STRATA_GRADS_BF16)
+			leaf[t / STRATA_NUMERIC_TILE] =
 				vec_reduce_tile(acc + t, (uint16_t *)out + t, true);
 		else
-			leaf[t / ST_NUMERIC_TILE] =
+			leaf[t / STRATA_NUMERIC_TILE] =
 				vec_reduce_tile(acc + t, (float *)out + t, false);
 }
 

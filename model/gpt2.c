@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/layout.h" /* ST_NUMERIC_TILE */
+#include "strata/optim.h"    /* STRATA_NUMERIC_TILE */
 
 #define ALIGN_BYTES   64u  /* what the device asks of operands */
 #define CHUNK_TOKENS  512u /* the head's products run at full rate from here on */
@@ -362,7 +362,7 @@ static struct st_tensor_desc *add_tensor(struct gpt2 *g, struct st_unit_desc *u,
 	t->elems = dim1 ? dim0 * dim1 : dim0;
 	t->segment = segment;
 	t->first_elem = u->elems;
-	u->elems = round_up(u->elems + t->elems, ST_NUMERIC_TILE);
+	u->elems = round_up(u->elems + t->elems, STRATA_NUMERIC_TILE);
 	g->model.n_params += t->elems;
 	return t;
 }

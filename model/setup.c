@@ -235,7 +235,7 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 			       "strata_options.struct_bytes is %zu, not %zu: set it with"
 			       " STRATA_OPTIONS_DEFAULT.",
 			       opt->struct_bytes, sizeof(*opt));
-	rc = st_optim_isa_from_env();
+	rc = strata_isa_from_env();
 	if (!rc)
 		rc = load_config(s, config_path, opt);
 	if (!rc)

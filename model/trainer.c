@@ -350,7 +350,9 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.checksum = c->nvme.checksum,
 		.commit_every = c->nvme.commit_every,
 		.resume = resumes ? t->run_json : NULL,
-		.optim = { .kind = c->optimizer.kind == ST_ADAM_L2 ? ST_OPTIM_ADAM : ST_OPTIM_ADAMW,
+		.optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
+			   .kind = c->optimizer.kind == ST_ADAM_L2 ? STRATA_OPTIM_ADAM
+								   : STRATA_OPTIM_ADAMW,
 			   .beta1 = c->optimizer.betas[0],
 			   .beta2 = c->optimizer.betas[1],
 			   .eps = c->optimizer.eps,

@@ -285,7 +285,7 @@ static void finish_gradient(struct emit *e, uint32_t unit)
 			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, true);
 		}
 		st_builder_touch(e->b, r_one(e->l, R_LEAVES), tile->first_leaf,
-				 tile->first_leaf + tile->elems / ST_NUMERIC_TILE, true);
+				 tile->first_leaf + tile->elems / STRATA_NUMERIC_TILE, true);
 		if (is_deferred && !is_at_home) {
 			add(e, ST_OP_WRITE_GRAD, unit, t, bytes);
 			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, false);

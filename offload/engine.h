@@ -16,7 +16,6 @@
 #define OFFLOAD_ENGINE_H
 
 #include "aio/aio.h"
-#include "cpu_optim/optim.h"
 #include "offload/plan.h"
 
 struct st_engine;
@@ -33,7 +32,7 @@ struct st_engine_cfg {
 	uint64_t commit_every; /* steps; the programs commit only if the plan says so */
 	const char *resume;    /* text of an earlier run_json, or NULL for a new store */
 	/* Optimizer */
-	struct st_optim_cfg optim;
+	struct strata_optim_cfg optim;
 	double weight_decay;
 	bool decays_vectors;   /* decay on all tensors, not matrices only */
 	double clip;           /* limit of the global norm; 0 = none */

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define CHUNK_ELEMS                                                                                \
-	((size_t)4 * ST_NUMERIC_TILE) /* what a thread takes at a time; never cuts a tile */
+	((size_t)4 * STRATA_NUMERIC_TILE) /* what a thread takes at a time; never cuts a tile */
 
 static void *at(const struct st_exec *x, const struct st_use *u)
 {
@@ -108,9 +108,19 @@ static void run_reduce(struct st_exec *x, const struct st_program *p, const stru
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
 		size_t n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS;
 
-		st_optim_reduce(n, acc + e, out + e * st_dtype_bytes(l->grad_dtype), l->grad_dtype,
-				leaf + e / ST_NUMERIC_TILE);
+		ST_ASSERT(!strata_optim_reduce(n, acc + e, out + e * st_dtype_bytes(l->grad_dtype),
+					       st_optim_grads(l->grad_dtype),
+					       leaf + e / STRATA_NUMERIC_TILE));
 	}
+}
+
+static struct strata_optim_format optim_format(const struct st_layout *l)
+{
+	return (struct strata_optim_format){
+		.params = l->dtype == ST_F32 ? STRATA_PARAMS_F32 : STRATA_PARAMS_SPLIT,
+		.moments = STRATA_MOMENTS_F32,
+		.grads = st_optim_grads(l->grad_dtype),
+	};
 }
 
 static void run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
@@ -118,28 +128,29 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 {
 	const struct st_layout *l = x->plan->layout;
 	const struct st_tile *t = &l->tiles[op->tile];
-	const struct st_optim_step *both = op->is_pending ? x->boundary.optim : run->optim;
-	const struct st_optim_step *s = &both[t->is_matrix || x->cfg->decays_vectors];
+	const struct strata_optim_step *both = op->is_pending ? x->boundary.optim : run->optim;
+	const struct strata_optim_step *s = &both[t->is_matrix || x->cfg->decays_vectors];
+	const struct strata_optim_format format = optim_format(l);
 	char *param = operand(x, p, op, ST_ROLE_PARAM0);
-	const char *grad = operand(x, p, op, ST_ROLE_GRAD);
+	char *grad = operand(x, p, op, ST_ROLE_GRAD);
 	int16_t *lo;
 	float *m, *v;
 
 	st_tile_state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
 #pragma omp parallel for num_threads(team(x)) schedule(static)
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
-		const struct st_optim_range r = {
+		const struct strata_optim_range r = {
 			.n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS,
-			.format = l->dtype == ST_F32 ? ST_OPTIM_FP32 : ST_OPTIM_SPLIT,
-			.grad_dtype = l->grad_dtype,
-			.p = param + e * st_dtype_bytes(l->dtype),
-			.lo = lo ? lo + e : NULL,
-			.m = m + e,
-			.v = v + e,
-			.g = grad + e * st_dtype_bytes(l->grad_dtype),
+			.first = e,
+			.stream = op->tile,
+			.array = { [STRATA_ARRAY_PARAM] = param + e * st_dtype_bytes(l->dtype),
+				   [STRATA_ARRAY_LOW] = lo ? lo + e : NULL,
+				   [STRATA_ARRAY_M] = m + e,
+				   [STRATA_ARRAY_V] = v + e,
+				   [STRATA_ARRAY_GRAD] = grad + e * st_dtype_bytes(l->grad_dtype) },
 		};
 
-		st_optim_update(s, &r);
+		ST_ASSERT(!strata_optim_update(s, &format, &r));
 	}
 }
 
@@ -155,8 +166,8 @@ struct chunk { /* operands of an UPDATE_ROWS */
 };
 
 /* Parameter and gradient of a part: read, or at home. */
-static const char *part_source(const struct st_exec *x, const struct chunk *c, uint32_t i,
-			       enum st_row_array array, uint32_t index, const struct st_row_part *p)
+static char *part_source(const struct st_exec *x, const struct chunk *c, uint32_t i,
+			 enum st_row_array array, uint32_t index, const struct st_row_part *p)
 {
 	const struct st_layout *l = x->plan->layout;
 	struct st_addr home;
@@ -176,7 +187,7 @@ static const char *part_source(const struct st_exec *x, const struct chunk *c, u
 
 /* The states of a part where they may be written: in the buffer, or copied from their home. */
 static void part_states(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
-			const struct st_row_part *p, struct st_optim_range *r)
+			const struct st_row_part *p, struct strata_optim_range *r)
 {
 	const struct st_layout *l = x->plan->layout;
 	size_t n = c->lookup->chunk_rows * c->lookup->cols, at = i * c->lookup->cols + p->first;
@@ -186,41 +197,43 @@ static void part_states(const struct st_exec *x, const struct chunk *c, uint32_t
 	float *m, *v;
 
 	if (c->lookup->is_read[ST_ROW_M]) {
-		r->lo = has_lo ? (int16_t *)(c->buffer + c->at[i][ST_ROW_LO][index]) : NULL;
-		r->m = (float *)(c->buffer + c->at[i][ST_ROW_M][index]);
-		r->v = (float *)(c->buffer + c->at[i][ST_ROW_V][index]);
+		r->array[STRATA_ARRAY_LOW] = has_lo ? c->buffer + c->at[i][ST_ROW_LO][index] : NULL;
+		r->array[STRATA_ARRAY_M] = c->buffer + c->at[i][ST_ROW_M][index];
+		r->array[STRATA_ARRAY_V] = c->buffer + c->at[i][ST_ROW_V][index];
 		return;
 	}
 	home = x->plan->state_addr[p->tile];
 	st_tile_state_arrays(l, p->tile, x->arena[home.arena] + home.off_bytes, &lo, &m, &v);
-	r->m = (float *)c->work + at;
-	r->v = (float *)c->work + n + at;
-	memcpy(r->m, m + p->tile_elem, p->n * sizeof(*m));
-	memcpy(r->v, v + p->tile_elem, p->n * sizeof(*v));
+	r->array[STRATA_ARRAY_M] = (float *)c->work + at;
+	r->array[STRATA_ARRAY_V] = (float *)c->work + n + at;
+	memcpy(r->array[STRATA_ARRAY_M], m + p->tile_elem, p->n * sizeof(*m));
+	memcpy(r->array[STRATA_ARRAY_V], v + p->tile_elem, p->n * sizeof(*v));
 	if (!has_lo)
 		return;
-	r->lo = (int16_t *)((float *)c->work + 2 * n) + at;
-	memcpy(r->lo, lo + p->tile_elem, p->n * sizeof(*lo));
+	r->array[STRATA_ARRAY_LOW] = (int16_t *)((float *)c->work + 2 * n) + at;
+	memcpy(r->array[STRATA_ARRAY_LOW], lo + p->tile_elem, p->n * sizeof(*lo));
 }
 
 static void update_part(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
 			const struct st_row_part *p)
 {
 	const struct st_layout *l = x->plan->layout;
-	const struct st_optim_step *s =
+	const struct strata_optim_step *s =
 		&x->boundary.optim[l->tiles[p->tile].is_matrix || x->cfg->decays_vectors];
+	const struct strata_optim_format format = optim_format(l);
 	size_t bytes = st_dtype_bytes(l->dtype);
-	struct st_optim_range r = {
+	struct strata_optim_range r = {
 		.n = p->n,
-		.format = l->dtype == ST_F32 ? ST_OPTIM_FP32 : ST_OPTIM_SPLIT,
-		.grad_dtype = l->grad_dtype,
-		.p = c->table + (i * c->lookup->cols + p->first) * bytes,
-		.g = part_source(x, c, i, ST_ROW_GRAD, index, p),
+		.first = p->tile_elem,
+		.stream = p->tile,
 	};
+	void *param = c->table + (i * c->lookup->cols + p->first) * bytes;
 
-	memcpy(r.p, part_source(x, c, i, ST_ROW_PARAM, index, p), p->n * bytes);
+	r.array[STRATA_ARRAY_PARAM] = param;
+	r.array[STRATA_ARRAY_GRAD] = part_source(x, c, i, ST_ROW_GRAD, index, p);
+	memcpy(param, part_source(x, c, i, ST_ROW_PARAM, index, p), p->n * bytes);
 	part_states(x, c, i, index, p, &r);
-	st_optim_update(s, &r);
+	ST_ASSERT(!strata_optim_update(s, &format, &r));
 }
 
 /* As run_update() on copies: element by element the same operations, so the same bits. */
@@ -249,25 +262,26 @@ static void run_update_rows(struct st_exec *x, const struct st_program *p, const
 }
 
 int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
-		    double beta2, double grad_scale, struct st_optim_step out[2])
+		    double beta2, double grad_scale, struct strata_optim_step out[2])
 {
-	struct st_optim_cfg optim = cfg->optim;
+	struct strata_optim_cfg optim = cfg->optim;
 	int rc;
 
 	if (beta1 >= 0)
 		optim.beta1 = beta1;
 	if (beta2 >= 0)
 		optim.beta2 = beta2;
-	rc = st_optim_prepare(&out[0], &optim, step, lr, 0, grad_scale);
-	return rc ? rc : st_optim_prepare(&out[1], &optim, step, lr, cfg->weight_decay, grad_scale);
+	rc = strata_optim_prepare(&out[0], &optim, step, lr, 0, grad_scale);
+	return rc ? rc
+		  : strata_optim_prepare(&out[1], &optim, step, lr, cfg->weight_decay, grad_scale);
 }
 
 static int run_norm(struct st_exec *x, struct st_run *run)
 {
 	const struct st_model *m = x->plan->cfg.model;
-	double sum = 0, norm = sqrt(st_optim_tree_sum(x->leaves, x->plan->layout->n_leaves));
+	double sum = 0, norm = sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves));
 	double clip = x->cfg->clip;
-	struct st_optim_step optim[2];
+	struct strata_optim_step optim[2];
 	int rc;
 
 	for (unsigned mb = 0; mb < run->n_mb; mb++)
@@ -357,7 +371,7 @@ static int run_fill(struct st_exec *x, const struct st_program *p, const struct 
 	st_tile_state_arrays(l, op->tile, state, &lo, &m, &v);
 	memset(state, 0, st_tile_state_bytes(l, op->tile));
 	if (lo)
-		st_optim_split(n, piece.master, (uint16_t *)param, lo);
+		strata_optim_split(n, piece.master, (uint16_t *)param, lo);
 	else
 		memcpy(param, piece.master, n * sizeof(float));
 	return 0;
@@ -377,7 +391,7 @@ static int run_emit(struct st_exec *x, const struct st_program *p, const struct 
 	piece.m = m;
 	piece.v = v;
 	if (lo)
-		st_optim_join(n, (const uint16_t *)param, lo, piece.master);
+		strata_optim_join(n, (const uint16_t *)param, lo, piece.master);
 	else
 		memcpy(piece.master, param, n * sizeof(float));
 	return each_tensor(x, op->tile, emit_piece, &piece);

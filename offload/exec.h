@@ -21,7 +21,7 @@ struct st_run {
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
-	struct st_optim_step optim[2];            /* IMMEDIATE updates: without and with decay */
+	struct strata_optim_step optim[2];            /* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
 	bool is_reported;
 	st_engine_emit *emit;
@@ -32,7 +32,7 @@ struct st_run {
  * operations by the resource "pending update". */
 struct st_boundary {
 	uint64_t step, cursor;
-	struct st_optim_step optim[2];
+	struct strata_optim_step optim[2];
 };
 
 struct st_exec {
@@ -49,6 +49,6 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op, void *ctx);
 /** st_exec_prepare() - both forms of the optimizer's factors for a step. */
 ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr,
 				  double beta1, double beta2, double grad_scale,
-				  struct st_optim_step out[2]);
+				  struct strata_optim_step out[2]);
 
 #endif

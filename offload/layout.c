@@ -94,7 +94,7 @@ static uint32_t cut_unit(const struct st_model *m, uint32_t unit, struct st_tile
 					.elems = len,
 					.first_leaf = *next_leaf,
 				};
-				*next_leaf += len / ST_NUMERIC_TILE;
+				*next_leaf += len / STRATA_NUMERIC_TILE;
 			}
 			e += len;
 		}
@@ -129,11 +129,11 @@ static int check_units(const struct st_model *m)
 	for (uint32_t u = 0; u < m->n_units; u++) {
 		const struct st_unit_desc *d = &m->units[u];
 
-		if (!d->n_tensors || d->elems % ST_NUMERIC_TILE)
+		if (!d->n_tensors || d->elems % STRATA_NUMERIC_TILE)
 			return st_fail(-EINVAL, "unit %s: %zu elements are not whole numeric tiles",
 				       d->name, d->elems);
 		for (unsigned t = 0; t < d->n_tensors; t++)
-			if (d->tensors[t].first_elem % ST_NUMERIC_TILE ||
+			if (d->tensors[t].first_elem % STRATA_NUMERIC_TILE ||
 			    d->tensors[t].first_elem + d->tensors[t].elems > d->elems)
 				return st_fail(-EINVAL, "unit %s: tensor %s is misplaced", d->name,
 					       d->tensors[t].name);

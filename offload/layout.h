@@ -11,17 +11,24 @@
  *	parameter	[bf16 x n]			or [fp32 x n] when training in fp32
  *	state		[int16 correction x n | m x n | v x n | 4096]	or [m x n | v x n | 4096]
  *
- * n is a multiple of ST_NUMERIC_TILE, so both are multiples of 4096 bytes. The 4096 bytes are spent
- * as gaps of some cache lines before each array: arrays that start at equal offsets modulo 64 KiB
- * make the optimizer's loads wait for its stores, at half the rate (measured on Zen 3). Extent 2i
- *is the parameter of tile i, extent 2i+1 its state. The layout is a function of model and formats
- *only.
+ * n is a multiple of STRATA_NUMERIC_TILE, so both are multiples of 4096 bytes. The 4096 bytes are
+ *spent as gaps of some cache lines before each array: arrays that start at equal offsets modulo 64
+ *KiB make the optimizer's loads wait for its stores, at half the rate (measured on Zen 3). Extent
+ *2i is the parameter of tile i, extent 2i+1 its state. The layout is a function of model and
+ *formats only.
  */
 #ifndef OFFLOAD_LAYOUT_H
 #define OFFLOAD_LAYOUT_H
 
-#include "cpu_optim/optim.h"
 #include "offload/model.h"
+#include "strata/optim.h"
+
+#define ST_STORAGE_TILE (1u << 18) /* elements: unit of I/O, checksum and update */
+
+static inline enum strata_optim_grads st_optim_grads(enum st_dtype t)
+{
+	return t == ST_F32 ? STRATA_GRADS_F32 : t == ST_BF16 ? STRATA_GRADS_BF16 : STRATA_GRADS_F16;
+}
 
 struct st_tile {
 	uint32_t unit;

@@ -6,7 +6,7 @@
  * Threads: a model description is constant after it was made; fwd and bwd run on the compute lane
  *
  * A unit is what is fetched together: a flat space of elements in which every tensor starts at a
- * multiple of ST_NUMERIC_TILE elements, padding is zero and stays zero. Tensors with the same
+ * multiple of STRATA_NUMERIC_TILE elements, padding is zero and stays zero. Tensors with the same
  * `segment` are contiguous and share storage tiles (a block's one-dimensional tensors); otherwise
  * storage tiles are counted from the tensor's first element.
  *
@@ -30,7 +30,7 @@ struct st_tensor_desc {
 	unsigned n_dims; /* 1 or 2 */
 	size_t dims[2];
 	size_t elems;      /* product */
-	size_t first_elem; /* in the unit; a multiple of ST_NUMERIC_TILE */
+	size_t first_elem; /* in the unit; a multiple of STRATA_NUMERIC_TILE */
 	unsigned segment;  /* in the unit, ascending from 0 */
 	enum st_init init;
 	float init_std; /* ST_INIT_NORMAL */
@@ -40,7 +40,7 @@ struct st_unit_desc {
 	char name[32]; /* "wte", "wpe", "h.0", "ln_f" */
 	const struct st_tensor_desc *tensors;
 	unsigned n_tensors;
-	size_t elems; /* padded, a multiple of ST_NUMERIC_TILE */
+	size_t elems; /* padded, a multiple of STRATA_NUMERIC_TILE */
 };
 
 struct st_stage_desc {

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 
 #include "core/status.h"
-#include "cpu_optim/optim.h"
+#include "strata/optim.h"
 #include "gpt2_util.h"
 
 #define FIXTURE "tests/golden/gpt2_fixture"
@@ -120,9 +120,9 @@ static void check_layout(const struct st_model *m)
 		for (unsigned i = 0; i < d->n_tensors; i++) {
 			const struct st_tensor_desc *t = &d->tensors[i];
 
-			ck_assert_uint_eq(t->first_elem % ST_NUMERIC_TILE, 0);
+			ck_assert_uint_eq(t->first_elem % STRATA_NUMERIC_TILE, 0);
 			ck_assert_uint_ge(t->first_elem, end);
-			ck_assert_uint_lt(t->first_elem - end, ST_NUMERIC_TILE);
+			ck_assert_uint_lt(t->first_elem - end, STRATA_NUMERIC_TILE);
 			ck_assert_uint_eq(t->elems, t->dims[0] * (t->n_dims == 2 ? t->dims[1] : 1));
 			ck_assert(t->segment == segment || t->segment == segment + 1);
 			ck_assert(t->n_dims == 1 || !i || t->segment == segment + 1);
@@ -130,9 +130,9 @@ static void check_layout(const struct st_model *m)
 			end = t->first_elem + t->elems;
 			params += t->elems;
 		}
-		ck_assert_uint_eq(d->elems % ST_NUMERIC_TILE, 0);
+		ck_assert_uint_eq(d->elems % STRATA_NUMERIC_TILE, 0);
 		ck_assert_uint_ge(d->elems, end);
-		ck_assert_uint_lt(d->elems - end, ST_NUMERIC_TILE);
+		ck_assert_uint_lt(d->elems - end, STRATA_NUMERIC_TILE);
 	}
 	ck_assert_uint_eq(params, m->n_params);
 }
@@ -712,14 +712,15 @@ static double gradient_norm(const struct gpt2_run *r)
 	double *leaf, norm;
 
 	for (unsigned u = 0; u < r->m->n_units; u++)
-		n += r->m->units[u].elems / ST_NUMERIC_TILE;
+		n += r->m->units[u].elems / STRATA_NUMERIC_TILE;
 	leaf = gpt2_calloc(n, sizeof(*leaf));
 	for (unsigned u = 0; u < r->m->n_units; u++) {
-		st_optim_reduce(r->m->units[u].elems, r->grads[u].p, r->grads[u].p, ST_F32,
-				leaf + at);
-		at += r->m->units[u].elems / ST_NUMERIC_TILE;
+		ck_assert_int_eq(strata_optim_reduce(r->m->units[u].elems, r->grads[u].p,
+						     r->grads[u].p, STRATA_GRADS_F32, leaf + at),
+				 0);
+		at += r->m->units[u].elems / STRATA_NUMERIC_TILE;
 	}
-	norm = sqrt(st_optim_tree_sum(leaf, n));
+	norm = sqrt(strata_optim_tree_sum(leaf, n));
 	free(leaf);
 	return norm;
 }
@@ -727,26 +728,29 @@ static double gradient_norm(const struct gpt2_run *r)
 static void update(struct gpt2_run *r, struct gpt2_buf *m, struct gpt2_buf *v, uint64_t t,
 		   double norm)
 {
-	const struct st_optim_cfg cfg = { ST_OPTIM_ADAMW, 0.9, 0.95, 1e-8, true };
+	static const struct strata_optim_format format = { STRATA_PARAMS_F32, STRATA_MOMENTS_F32,
+							   STRATA_GRADS_F32 };
+	struct strata_optim_cfg cfg = STRATA_OPTIM_CFG_DEFAULT;
 	double clip = fmin(1.0, 1.0 / (norm + 1e-6));
-	struct st_optim_step step[2]; /* without and with decay */
+	struct strata_optim_step step[2]; /* without and with decay */
 
-	ck_assert_int_eq(st_optim_prepare(&step[0], &cfg, t, 1e-3, 0.0, clip), 0);
-	ck_assert_int_eq(st_optim_prepare(&step[1], &cfg, t, 1e-3, 0.1, clip), 0);
+	cfg.beta2 = 0.95;
+	ck_assert_int_eq(strata_optim_prepare(&step[0], &cfg, t, 1e-3, 0.0, clip), 0);
+	ck_assert_int_eq(strata_optim_prepare(&step[1], &cfg, t, 1e-3, 0.1, clip), 0);
 	for (unsigned u = 0; u < r->m->n_units; u++)
 		for (unsigned i = 0; i < r->m->units[u].n_tensors; i++) {
 			const struct st_tensor_desc *d = &r->m->units[u].tensors[i];
-			struct st_optim_range range = {
+			struct strata_optim_range range = {
 				.n = d->elems,
-				.format = ST_OPTIM_FP32,
-				.grad_dtype = ST_F32,
-				.p = (float *)r->params[u].p + d->first_elem,
-				.m = (float *)m[u].p + d->first_elem,
-				.v = (float *)v[u].p + d->first_elem,
-				.g = gpt2_run_grad(r, u, i),
+				.array = { [STRATA_ARRAY_PARAM] =
+						   (float *)r->params[u].p + d->first_elem,
+					   [STRATA_ARRAY_M] = (float *)m[u].p + d->first_elem,
+					   [STRATA_ARRAY_V] = (float *)v[u].p + d->first_elem,
+					   [STRATA_ARRAY_GRAD] = gpt2_run_grad(r, u, i) },
 			};
 
-			st_optim_update(&step[d->n_dims == 2], &range);
+			ck_assert_int_eq(
+				strata_optim_update(&step[d->n_dims == 2], &format, &range), 0);
 		}
 }
 

@@ -14,16 +14,12 @@
 #endif
 
 #include "core/log.h"
-#include "cpu_optim/optim.h"
+#include "cpu_optim/kernels.h"
 #include "tests/golden/adamw.h"
 
 #define GUARD 64u /* elements before and after each array, which no kernel may touch */
 
-static const struct st_optim_cfg cfg_default = { .kind = ST_OPTIM_ADAMW,
-						 .beta1 = 0.9,
-						 .beta2 = 0.999,
-						 .eps = 1e-8,
-						 .has_bias_correction = true };
+static const struct strata_optim_cfg cfg_default = STRATA_OPTIM_CFG_DEFAULT;
 
 /* For inner loops: ck_assert() writes to a file each time it holds. */
 #define CHECK_AT(i, cond)                                                                          \
@@ -89,36 +85,44 @@ static float any_float(void)
 
 /* One range with its arrays; offset_elems shifts all of them off their alignment. */
 struct bank {
-	struct st_optim_range r;
-	char *block[5];
-	size_t bytes[5];
+	struct strata_optim_format f;
+	struct strata_optim_range r;
+	char *block[STRATA_ARRAY_N];
+	size_t bytes[STRATA_ARRAY_N];
+	/* where the arrays begin, for what knows the format */
+	uint16_t *hi;
+	int16_t *lo;
+	float *p, *m, *v, *g;
 };
 
-static void bank_init(struct bank *b, size_t n, enum st_optim_format format, enum st_dtype dtype,
-		      size_t offset_elems)
+static void bank_init(struct bank *b, size_t n, enum strata_optim_params params,
+		      enum strata_optim_grads grads, size_t offset_elems)
 {
-	const size_t elem[5] = { format == ST_OPTIM_SPLIT ? 2 : 4, 2, 4, 4, st_dtype_bytes(dtype) };
-	char *at[5];
+	size_t guard[STRATA_ARRAY_N], shift[STRATA_ARRAY_N], inner[STRATA_ARRAY_N];
 
-	for (size_t k = 0; k < 5; k++) {
-		b->bytes[k] = (n + 2 * GUARD) * elem[k];
-		b->block[k] = need(b->bytes[k]);
+	b->f = (struct strata_optim_format){ .params = params, .grads = grads };
+	b->r = (struct strata_optim_range){ .n = n };
+	ck_assert_int_eq(strata_optim_array_bytes(&cfg_default, &b->f, GUARD, guard), 0);
+	ck_assert_int_eq(strata_optim_array_bytes(&cfg_default, &b->f, offset_elems, shift), 0);
+	ck_assert_int_eq(strata_optim_array_bytes(&cfg_default, &b->f, n, inner), 0);
+	for (size_t k = 0; k < STRATA_ARRAY_N; k++) {
+		b->bytes[k] = inner[k] + 2 * guard[k];
+		b->block[k] = need(b->bytes[k] + 1);
 		memset(b->block[k], 0x5a, b->bytes[k]);
-		at[k] = b->block[k] + (GUARD + offset_elems) * elem[k];
+		if (guard[k])
+			b->r.array[k] = b->block[k] + guard[k] + shift[k];
 	}
-	b->r = (struct st_optim_range){ .n = n,
-					.format = format,
-					.grad_dtype = dtype,
-					.p = at[0],
-					.lo = format == ST_OPTIM_SPLIT ? (int16_t *)at[1] : NULL,
-					.m = (float *)at[2],
-					.v = (float *)at[3],
-					.g = at[4] };
+	b->hi = b->r.array[STRATA_ARRAY_PARAM];
+	b->p = b->r.array[STRATA_ARRAY_PARAM];
+	b->lo = b->r.array[STRATA_ARRAY_LOW];
+	b->m = b->r.array[STRATA_ARRAY_M];
+	b->v = b->r.array[STRATA_ARRAY_V];
+	b->g = b->r.array[STRATA_ARRAY_GRAD];
 }
 
 static void bank_fini(struct bank *b)
 {
-	for (size_t k = 0; k < 5; k++)
+	for (size_t k = 0; k < STRATA_ARRAY_N; k++)
 		free(b->block[k]);
 }
 
@@ -128,40 +132,46 @@ static void bank_fill(struct bank *b, uint64_t seed)
 	for (size_t i = 0; i < b->r.n; i++) {
 		float p = any_float(), g = any_float(), v = any_float();
 
-		b->r.m[i] = any_float();
-		b->r.v[i] = rng() % 32 ? st_bits_f32(st_f32_bits(v) & 0x7fffffffu) : v;
-		if (b->r.grad_dtype == ST_BF16)
-			((uint16_t *)b->r.g)[i] = (uint16_t)(st_f32_bits(g) >> 16);
+		b->m[i] = any_float();
+		b->v[i] = rng() % 32 ? st_bits_f32(st_f32_bits(v) & 0x7fffffffu) : v;
+		if (b->f.grads == STRATA_GRADS_BF16)
+			((uint16_t *)b->g)[i] = (uint16_t)(st_f32_bits(g) >> 16);
 		else
-			((float *)b->r.g)[i] = g;
-		if (b->r.format == ST_OPTIM_FP32) {
-			((float *)b->r.p)[i] = p;
+			b->g[i] = g;
+		if (b->f.params == STRATA_PARAMS_F32) {
+			b->p[i] = p;
 		} else {
-			((uint16_t *)b->r.p)[i] = (uint16_t)(st_f32_bits(p) >> 16);
-			b->r.lo[i] = (int16_t)(rng() & 0x7fff);
+			b->hi[i] = (uint16_t)(st_f32_bits(p) >> 16);
+			b->lo[i] = (int16_t)(rng() & 0x7fff);
 		}
 	}
 }
 
 static void bank_check_equal(const struct bank *a, const struct bank *b, const char *what)
 {
-	static const char *const names[5] = { "p", "lo", "m", "v", "g" };
+	static const char *const names[STRATA_ARRAY_N] = { "p",       "low",     "m", "v",
+							   "m scale", "v scale", "g" };
 
-	for (size_t k = 0; k < 5; k++)
+	for (size_t k = 0; k < STRATA_ARRAY_N; k++)
 		for (size_t i = 0; i < a->bytes[k]; i++)
 			if (a->block[k][i] != b->block[k][i])
-				ck_abort_msg(
-					"%s: n %zu, format %d, gradient %s: %s differs at byte %zu",
-					what, a->r.n, (int)a->r.format,
-					st_dtype_name(a->r.grad_dtype), names[k], i);
+				ck_abort_msg("%s: n %zu, parameters %d, moments %d, gradient %d: "
+					     "%s differs at byte %zu",
+					     what, a->r.n, (int)a->f.params, (int)a->f.moments,
+					     (int)a->f.grads, names[k], i);
 }
 
-static void prepare(struct st_optim_step *s, enum st_optim_kind kind, uint64_t t)
+static void bank_update(struct bank *b, const struct strata_optim_step *s)
 {
-	struct st_optim_cfg cfg = cfg_default;
+	CHECK_AT(0, strata_optim_update(s, &b->f, &b->r) == 0);
+}
+
+static void prepare(struct strata_optim_step *s, enum strata_optim_kind kind, uint64_t t)
+{
+	struct strata_optim_cfg cfg = cfg_default;
 
 	cfg.kind = kind;
-	ck_assert_int_eq(st_optim_prepare(s, &cfg, t, 1e-3, 0.1, 0.37), 0);
+	ck_assert_int_eq(strata_optim_prepare(s, &cfg, t, 1e-3, 0.1, 0.37), 0);
 }
 
 static int nr_lines;
@@ -178,53 +188,55 @@ static void keep_line(void *user, enum st_log_level level, const char *line)
 /* First of all tests: nothing has chosen an instruction set yet. */
 START_TEST(isa_choice)
 {
-	enum st_isa best = st_optim_isa_best();
+	enum strata_isa best = strata_isa_best();
 
 	st_log_set(keep_line, NULL, ST_LOG_DEBUG);
 	setenv("STRATA_ISA", "mmx", 1);
-	ck_assert_int_eq(st_optim_isa(), best);
+	ck_assert_int_eq(strata_isa_in_use(), best);
 	ck_assert_int_eq(nr_lines, 1);
 	ck_assert_ptr_nonnull(strstr(line_text, "STRATA_ISA=mmx"));
-	ck_assert_int_eq(st_optim_isa(), best);
+	ck_assert_int_eq(strata_isa_in_use(), best);
 	ck_assert_int_eq(nr_lines, 1);
 	st_log_set(NULL, NULL, ST_LOG_ERROR);
 
 	setenv("STRATA_ISA", "scalar", 1);
-	ck_assert_int_eq(st_optim_isa_from_env(), 0);
-	ck_assert_int_eq(st_optim_isa(), ST_ISA_SCALAR);
+	ck_assert_int_eq(strata_isa_from_env(), 0);
+	ck_assert_int_eq(strata_isa_in_use(), STRATA_ISA_SCALAR);
 	setenv("STRATA_ISA", "AVX2", 1);
-	ck_assert_int_eq(st_optim_isa_from_env(), STRATA_E_CONFIG);
+	ck_assert_int_eq(strata_isa_from_env(), STRATA_E_CONFIG);
 	ck_assert_ptr_nonnull(strstr(st_last_error(), "use auto, scalar, avx2 or avx512"));
-	ck_assert_int_eq(st_optim_isa(), ST_ISA_SCALAR);
+	ck_assert_int_eq(strata_isa_in_use(), STRATA_ISA_SCALAR);
 	setenv("STRATA_ISA", "auto", 1);
-	ck_assert_int_eq(st_optim_isa_from_env(), 0);
-	ck_assert_int_eq(st_optim_isa(), best);
+	ck_assert_int_eq(strata_isa_from_env(), 0);
+	ck_assert_int_eq(strata_isa_in_use(), best);
 	unsetenv("STRATA_ISA");
-	ck_assert_int_eq(st_optim_isa_from_env(), 0);
+	ck_assert_int_eq(strata_isa_from_env(), 0);
 
-	for (int i = ST_ISA_SCALAR; i <= ST_ISA_AVX512; i++) {
+	for (int i = STRATA_ISA_SCALAR; i <= STRATA_ISA_AVX512; i++) {
 		bool is_here = i <= (int)best;
 
-		ck_assert_int_eq(st_optim_isa_force((enum st_isa)i),
+		ck_assert_int_eq(strata_isa_force((enum strata_isa)i),
 				 is_here ? 0 : STRATA_E_UNSUPPORTED);
-		ck_assert_int_eq(st_optim_isa(), is_here ? i : (int)best);
+		ck_assert_int_eq(strata_isa_in_use(), is_here ? i : (int)best);
 	}
-	ck_assert_int_eq(st_optim_isa_force((enum st_isa)3), STRATA_E_UNSUPPORTED);
-	ck_assert_str_eq(st_isa_name(ST_ISA_AVX512), "avx512");
-	ck_assert_str_eq(st_isa_name((enum st_isa) - 1), "unknown");
+	ck_assert_int_eq(strata_isa_force((enum strata_isa)3), STRATA_E_UNSUPPORTED);
+	ck_assert_str_eq(strata_isa_name(STRATA_ISA_AVX512), "avx512");
+	ck_assert_str_eq(strata_isa_name((enum strata_isa) - 1), "unknown");
 }
 END_TEST
 
 START_TEST(factors_are_rounded_once)
 {
 	static const uint64_t ts[] = { 1, 2, 3, 7, 1000, 123457, UINT64_MAX };
-	struct st_optim_cfg cfg = cfg_default;
-	struct st_optim_step s;
+	struct strata_optim_cfg cfg = cfg_default;
+	struct strata_optim_step step;
+	struct st_factors s;
 
 	for (size_t i = 0; i < ST_ARRAY_LEN(ts); i++) {
 		long double bc1 = 1 - powl(cfg.beta1, ts[i]), bc2 = 1 - powl(cfg.beta2, ts[i]);
 
-		ck_assert_int_eq(st_optim_prepare(&s, &cfg, ts[i], 3e-4, 0.1, 0.25), 0);
+		ck_assert_int_eq(strata_optim_prepare(&step, &cfg, ts[i], 3e-4, 0.1, 0.25), 0);
+		memcpy(&s, &step, sizeof(s));
 		ck_assert(s.step_size == (float)(3e-4L / bc1));
 		ck_assert(s.inv_bc2 == (float)(1 / bc2));
 		ck_assert(s.b1 == 0.9f && s.b2 == 0.999f && s.one_minus_b1 == (float)(1 - 0.9));
@@ -232,10 +244,11 @@ START_TEST(factors_are_rounded_once)
 		ck_assert(fabs((double)s.one_minus_b2 + s.one_minus_b2_lo - (1 - 0.999)) < 1e-17);
 		ck_assert(s.lr_wd == (float)(3e-4 * 0.1) && s.wd == 0 && s.grad_scale == 0.25f);
 	}
-	cfg.kind = ST_OPTIM_ADAM;
+	cfg.kind = STRATA_OPTIM_ADAM;
 	cfg.has_bias_correction = false;
 	cfg.beta2 = 0.5; /* 1 - beta2 is an fp32 number: the low part must stay positive */
-	ck_assert_int_eq(st_optim_prepare(&s, &cfg, 1, 3e-4, 0.1, 1), 0);
+	ck_assert_int_eq(strata_optim_prepare(&step, &cfg, 1, 3e-4, 0.1, 1), 0);
+	memcpy(&s, &step, sizeof(s));
 	ck_assert(s.step_size == 3e-4f && s.inv_bc2 == 1 && s.lr_wd == 0 && s.wd == 0.1f);
 	ck_assert(s.one_minus_b2_lo > 0);
 	ck_assert((double)s.one_minus_b2 + s.one_minus_b2_lo == 0.5);
@@ -266,8 +279,8 @@ START_TEST(bad_factors_are_refused)
 		{ 0.9, 0.9, 1e-8, 1e-3, 0, NAN, "gradient scale" },
 		{ 0.9, 0.9, 1e-8, 1e-3, 0, -1, "gradient scale" },
 	};
-	struct st_optim_cfg cfg = cfg_default;
-	struct st_optim_step s, before;
+	struct strata_optim_cfg cfg = cfg_default;
+	struct strata_optim_step s, before;
 
 	memset(&s, 0x33, sizeof(s));
 	before = s;
@@ -275,45 +288,46 @@ START_TEST(bad_factors_are_refused)
 		cfg.beta1 = bad[i].beta1;
 		cfg.beta2 = bad[i].beta2;
 		cfg.eps = bad[i].eps;
-		ck_assert_int_eq(st_optim_prepare(&s, &cfg, 1, bad[i].lr, bad[i].wd, bad[i].scale),
-				 -EINVAL);
+		ck_assert_int_eq(
+			strata_optim_prepare(&s, &cfg, 1, bad[i].lr, bad[i].wd, bad[i].scale),
+			-EINVAL);
 		ck_assert_msg(strstr(st_last_error(), bad[i].names), "case %zu: %s", i,
 			      st_last_error());
 	}
-	ck_assert_int_eq(st_optim_prepare(&s, &cfg_default, 0, 1e-3, 0, 1), -EINVAL);
+	ck_assert_int_eq(strata_optim_prepare(&s, &cfg_default, 0, 1e-3, 0, 1), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(st_last_error(), "step 0"));
 	cfg = cfg_default;
-	cfg.kind = (enum st_optim_kind)7;
-	ck_assert_int_eq(st_optim_prepare(&s, &cfg, 1, 1e-3, 0, 1), -EINVAL);
-	ck_assert_int_eq(st_optim_prepare(NULL, &cfg_default, 1, 1e-3, 0, 1), -EINVAL);
-	ck_assert_int_eq(st_optim_prepare(&s, NULL, 1, 1e-3, 0, 1), -EINVAL);
+	cfg.kind = (enum strata_optim_kind)7;
+	ck_assert_int_eq(strata_optim_prepare(&s, &cfg, 1, 1e-3, 0, 1), -EINVAL);
+	ck_assert_int_eq(strata_optim_prepare(NULL, &cfg_default, 1, 1e-3, 0, 1), -EINVAL);
+	ck_assert_int_eq(strata_optim_prepare(&s, NULL, 1, 1e-3, 0, 1), -EINVAL);
 	ck_assert_int_eq(memcmp(&s, &before, sizeof(s)), 0);
 }
 END_TEST
 
-static void check_update_equal(enum st_optim_kind kind, enum st_optim_format format,
-			       enum st_dtype dtype, size_t n, size_t offset)
+static void check_update_equal(enum strata_optim_kind kind, enum strata_optim_params format,
+			       enum strata_optim_grads dtype, size_t n, size_t offset)
 {
-	struct st_optim_step s;
+	struct strata_optim_step s;
 	struct bank a, b;
 
 	prepare(&s, kind, 3);
 	bank_init(&a, n, format, dtype, offset);
 	bank_fill(&a, n + offset);
-	ck_assert_int_eq(st_optim_isa_force(ST_ISA_SCALAR), 0);
-	st_optim_update(&s, &a.r);
-	st_optim_update(&s, &a.r);
-	for (int isa = ST_ISA_AVX2; isa <= (int)st_optim_isa_best(); isa++) {
+	ck_assert_int_eq(strata_isa_force(STRATA_ISA_SCALAR), 0);
+	bank_update(&a, &s);
+	bank_update(&a, &s);
+	for (int isa = STRATA_ISA_AVX2; isa <= (int)strata_isa_best(); isa++) {
 		bank_init(&b, n, format, dtype, offset);
 		bank_fill(&b, n + offset);
-		ck_assert_int_eq(st_optim_isa_force((enum st_isa)isa), 0);
-		st_optim_update(&s, &b.r);
-		st_optim_update(&s, &b.r);
-		bank_check_equal(&a, &b, st_isa_name((enum st_isa)isa));
+		ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
+		bank_update(&b, &s);
+		bank_update(&b, &s);
+		bank_check_equal(&a, &b, strata_isa_name((enum strata_isa)isa));
 		bank_fini(&b);
 	}
-	for (size_t k = 0; k < 5; k++) /* and nothing outside the range was written */
-		for (size_t i = 0; i < GUARD / 2; i++) {
+	for (size_t k = 0; k < STRATA_ARRAY_N; k++) /* and nothing outside the range was written */
+		for (size_t i = 0; i < GUARD / 2 && i < a.bytes[k]; i++) {
 			CHECK_AT(i, a.block[k][i] == 0x5a);
 			CHECK_AT(i, a.block[k][a.bytes[k] - 1 - i] == 0x5a);
 		}
@@ -323,40 +337,42 @@ static void check_update_equal(enum st_optim_kind kind, enum st_optim_format for
 START_TEST(update_is_bit_equal)
 {
 	static const size_t lengths[] = { 0,  1,  7,  8,    9,    15,   16,
-					  17, 31, 33, 4095, 4096, 4097, ST_STORAGE_TILE };
+					  17, 31, 33, 4095, 4096, 4097, (1u << 18) };
 
 	for (size_t l = 0; l < ST_ARRAY_LEN(lengths); l++)
 		for (size_t offset = 0; offset <= 3; offset += 3)
-			for (int kind = ST_OPTIM_ADAMW; kind <= ST_OPTIM_ADAM; kind++)
-				for (int f = ST_OPTIM_SPLIT; f <= ST_OPTIM_FP32; f++)
-					for (int d = ST_F32; d <= ST_BF16; d++) {
+			for (int kind = STRATA_OPTIM_ADAMW; kind <= STRATA_OPTIM_ADAM; kind++)
+				for (int f = STRATA_PARAMS_SPLIT; f <= STRATA_PARAMS_F32; f++)
+					for (int d = STRATA_GRADS_F32; d <= STRATA_GRADS_BF16;
+					     d++) {
 						if (lengths[l] > 5000 && offset)
 							continue;
-						check_update_equal((enum st_optim_kind)kind,
-								   (enum st_optim_format)f,
-								   (enum st_dtype)d, lengths[l],
-								   offset);
+						check_update_equal((enum strata_optim_kind)kind,
+								   (enum strata_optim_params)f,
+								   (enum strata_optim_grads)d,
+								   lengths[l], offset);
 					}
 }
 END_TEST
 
 START_TEST(padding_stays_zero)
 {
-	struct st_optim_step s;
+	struct strata_optim_step s;
 	struct bank b;
 
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++)
-		for (int kind = ST_OPTIM_ADAMW; kind <= ST_OPTIM_ADAM; kind++)
-			for (int f = ST_OPTIM_SPLIT; f <= ST_OPTIM_FP32; f++) {
-				ck_assert_int_eq(st_optim_isa_force((enum st_isa)isa), 0);
-				bank_init(&b, 77, (enum st_optim_format)f, ST_BF16, 0);
-				for (size_t k = 0; k < 5; k++)
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++)
+		for (int kind = STRATA_OPTIM_ADAMW; kind <= STRATA_OPTIM_ADAM; kind++)
+			for (int f = STRATA_PARAMS_SPLIT; f <= STRATA_PARAMS_F32; f++) {
+				ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
+				bank_init(&b, 77, (enum strata_optim_params)f, STRATA_GRADS_BF16,
+					  0);
+				for (size_t k = 0; k < STRATA_ARRAY_N; k++)
 					memset(b.block[k], 0, b.bytes[k]);
 				for (uint64_t t = 1; t < 20; t++) {
-					prepare(&s, (enum st_optim_kind)kind, t);
-					st_optim_update(&s, &b.r);
+					prepare(&s, (enum strata_optim_kind)kind, t);
+					bank_update(&b, &s);
 				}
-				for (size_t k = 0; k < 5; k++)
+				for (size_t k = 0; k < STRATA_ARRAY_N; k++)
 					for (size_t i = 0; i < b.bytes[k]; i++)
 						CHECK_AT(i, b.block[k][i] == 0);
 				bank_fini(&b);
@@ -368,32 +384,31 @@ END_TEST
 START_TEST(nan_is_canonical_and_stays_local)
 {
 	static const uint32_t bad[] = { 0x7f800001u, 0xffffffffu, 0x7f800000u, 0xff800000u };
-	struct st_optim_step s;
+	struct strata_optim_step s;
 	struct bank b;
 
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++) {
-		ck_assert_int_eq(st_optim_isa_force((enum st_isa)isa), 0);
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++) {
+		ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
 		for (size_t k = 0; k < ST_ARRAY_LEN(bad); k++) {
-			bank_init(&b, 40, ST_OPTIM_SPLIT, ST_F32, 0);
+			bank_init(&b, 40, STRATA_PARAMS_SPLIT, STRATA_GRADS_F32, 0);
 			for (size_t i = 0; i < 40; i++) {
-				((uint16_t *)b.r.p)[i] = 0x3f80;
-				b.r.lo[i] = -3;
-				b.r.m[i] = b.r.v[i] = 0.5f;
-				((float *)b.r.g)[i] = 1.0f;
+				b.hi[i] = 0x3f80;
+				b.lo[i] = -3;
+				b.m[i] = b.v[i] = 0.5f;
+				b.g[i] = 1.0f;
 			}
-			((float *)b.r.g)[21] = st_bits_f32(bad[k]);
-			prepare(&s, ST_OPTIM_ADAMW, 2);
-			st_optim_update(&s, &b.r);
+			b.g[21] = st_bits_f32(bad[k]);
+			prepare(&s, STRATA_OPTIM_ADAMW, 2);
+			bank_update(&b, &s);
 			for (size_t i = 0; i < 40; i++) {
-				ck_assert(isfinite(b.r.m[i]) == (i != 21));
-				ck_assert(isfinite(b.r.v[i]) == (i != 21));
+				ck_assert(isfinite(b.m[i]) == (i != 21));
+				ck_assert(isfinite(b.v[i]) == (i != 21));
 			}
-			ck_assert_uint_eq(((uint16_t *)b.r.p)[21], 0x7fc0);
-			ck_assert_int_eq(b.r.lo[21], 0);
-			ck_assert_uint_eq(((uint16_t *)b.r.p)[20], ((uint16_t *)b.r.p)[22]);
-			ck_assert_uint_eq(st_f32_bits(b.r.m[21]), k < 2 ? 0x7fc00000u : bad[k]);
-			ck_assert_uint_eq(st_f32_bits(b.r.v[21]),
-					  k < 2 ? 0x7fc00000u : 0x7f800000u);
+			ck_assert_uint_eq(b.hi[21], 0x7fc0);
+			ck_assert_int_eq(b.lo[21], 0);
+			ck_assert_uint_eq(b.hi[20], b.hi[22]);
+			ck_assert_uint_eq(st_f32_bits(b.m[21]), k < 2 ? 0x7fc00000u : bad[k]);
+			ck_assert_uint_eq(st_f32_bits(b.v[21]), k < 2 ? 0x7fc00000u : 0x7f800000u);
 			bank_fini(&b);
 		}
 	}
@@ -410,39 +425,41 @@ START_TEST(callers_environment_does_not_matter)
 		0x5f80, /* round up */
 		0x0000, /* every exception unmasked */
 	};
-	enum { N = 2 * ST_NUMERIC_TILE };
+	enum { N = 2 * STRATA_NUMERIC_TILE };
 	float *acc = need(N * sizeof(float));
 	double leaf[2][2], sum[2];
 	uint16_t *out[2] = { need(N * 2), need(N * 2) };
-	struct st_optim_step s[2];
+	struct strata_optim_step s[2];
 	struct bank b[2];
 
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++)
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++)
 		for (size_t h = 0; h < ST_ARRAY_LEN(hostile); h++) {
-			ck_assert_int_eq(st_optim_isa_force((enum st_isa)isa), 0);
+			ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
 			for (int k = 0; k < 2; k++) {
 				unsigned usual = _mm_getcsr(), after;
-				struct st_optim_cfg cfg = cfg_default;
+				struct strata_optim_cfg cfg = cfg_default;
 				int rc;
 
-				bank_init(&b[k], N, ST_OPTIM_SPLIT, ST_F32, 0);
+				bank_init(&b[k], N, STRATA_PARAMS_SPLIT, STRATA_GRADS_F32, 0);
 				bank_fill(&b[k], 5);
 				for (size_t i = 0; i < N; i++)
 					acc[i] = st_bits_f32((uint32_t)i * 0x1f123u);
 				cfg.eps = 1e-40; /* a denormal factor */
 				memset(&s[k], 0, sizeof(s[k]));
 				_mm_setcsr(k ? hostile[h] : usual);
-				rc = st_optim_prepare(&s[k], &cfg, 9, 1e-3, 1e-37, 0.3);
-				st_optim_update(&s[k], &b[k].r);
-				st_optim_reduce(N, acc, out[k], ST_BF16, leaf[k]);
-				sum[k] = st_optim_tree_sum((double[]){ 1.1, 0x1p-1060, 3.3 }, 3);
+				rc = strata_optim_prepare(&s[k], &cfg, 9, 1e-3, 1e-37, 0.3);
+				bank_update(&b[k], &s[k]);
+				rc |= strata_optim_reduce(N, acc, out[k], STRATA_GRADS_BF16,
+							  leaf[k]);
+				sum[k] =
+					strata_optim_tree_sum((double[]){ 1.1, 0x1p-1060, 3.3 }, 3);
 				after = _mm_getcsr();
 				_mm_setcsr(usual);
 				ck_assert_int_eq(rc, 0);
 				ck_assert_uint_eq(after, k ? hostile[h] : usual);
 			}
 			ck_assert_int_eq(memcmp(&s[0], &s[1], sizeof(s[0])), 0);
-			bank_check_equal(&b[0], &b[1], st_isa_name((enum st_isa)isa));
+			bank_check_equal(&b[0], &b[1], strata_isa_name((enum strata_isa)isa));
 			ck_assert_int_eq(memcmp(out[0], out[1], N * 2), 0);
 			ck_assert_int_eq(memcmp(leaf[0], leaf[1], sizeof(leaf[0])), 0);
 			ck_assert(sum[0] == sum[1]);
@@ -455,6 +472,18 @@ START_TEST(callers_environment_does_not_matter)
 }
 END_TEST
 #endif
+
+static const struct strata_optim_format plain_f32 = { STRATA_PARAMS_F32, STRATA_MOMENTS_F32,
+						      STRATA_GRADS_F32 };
+
+static struct strata_optim_range one_elem(float *p, float *m, float *v, float *g)
+{
+	return (struct strata_optim_range){ .n = 1,
+					    .array = { [STRATA_ARRAY_PARAM] = p,
+						       [STRATA_ARRAY_M] = m,
+						       [STRATA_ARRAY_V] = v,
+						       [STRATA_ARRAY_GRAD] = g } };
+}
 
 /* Unit in the last place of fp32 at x. */
 static double ulp32(double x)
@@ -486,29 +515,30 @@ static void check_accuracy(uint64_t t, double weight_decay, double grad_scale, s
 	const double lr = 1e-3, b1 = cfg_default.beta1, b2 = cfg_default.beta2;
 	const long double step = lr / (1 - powl(b1, t)), bc2 = 1 - powl(b2, t);
 	struct worst w = { 0 };
-	struct st_optim_step s;
+	struct strata_optim_step s;
 	float *before = need(3 * n * sizeof(float));
 	struct bank b;
 
-	bank_init(&b, n, ST_OPTIM_FP32, ST_F32, 0);
+	bank_init(&b, n, STRATA_PARAMS_F32, STRATA_GRADS_F32, 0);
 	rng_seed(t);
 	for (size_t i = 0; i < n; i++) {
-		before[3 * i] = ((float *)b.r.p)[i] = signed_decades(-8, 4);
-		before[3 * i + 1] = b.r.m[i] = signed_decades(-8, 4);
-		before[3 * i + 2] = b.r.v[i] = fabsf(signed_decades(-16, 8));
-		((float *)b.r.g)[i] = signed_decades(-8, 4);
+		before[3 * i] = b.p[i] = signed_decades(-8, 4);
+		before[3 * i + 1] = b.m[i] = signed_decades(-8, 4);
+		before[3 * i + 2] = b.v[i] = fabsf(signed_decades(-16, 8));
+		b.g[i] = signed_decades(-8, 4);
 	}
-	ck_assert_int_eq(st_optim_prepare(&s, &cfg_default, t, lr, weight_decay, grad_scale), 0);
-	st_optim_update(&s, &b.r);
+	ck_assert_int_eq(strata_optim_prepare(&s, &cfg_default, t, lr, weight_decay, grad_scale),
+			 0);
+	bank_update(&b, &s);
 	for (size_t i = 0; i < n; i++) {
 		const float *old = before + 3 * i;
-		long double g = (long double)((const float *)b.r.g)[i] * grad_scale;
+		long double g = (long double)b.g[i] * grad_scale;
 		long double m = b1 * (long double)old[1] + (1 - b1) * g;
 		long double v = b2 * (long double)old[2] + (1 - b2) * g * g;
 		long double denominator = sqrtl(v / bc2) + cfg_default.eps;
 		long double p =
 			old[0] - (long double)lr * weight_decay * old[0] - step * m / denominator;
-		const double got[3] = { ((float *)b.r.p)[i], b.r.m[i], b.r.v[i] };
+		const double got[3] = { b.p[i], b.m[i], b.v[i] };
 
 		CHECK_AT(i, isfinite(got[0]) && isfinite(got[1]) && isfinite(got[2]));
 		worst_add(&w, b1 * old[1], (double)((1 - b1) * g), (double)step,
@@ -524,7 +554,7 @@ static void check_accuracy(uint64_t t, double weight_decay, double grad_scale, s
 
 START_TEST(near_long_double)
 {
-	ck_assert_int_eq(st_optim_isa_force(st_optim_isa_best()), 0);
+	ck_assert_int_eq(strata_isa_force(strata_isa_best()), 0);
 	check_accuracy(1, 0, 1, 250000);
 	check_accuracy(7, 0.1, 0x1p-10, 250000);
 	check_accuracy(1000, 0, 0x1p-4, 250000);
@@ -534,29 +564,27 @@ END_TEST
 
 START_TEST(near_torch_adamw)
 {
-	ck_assert_int_eq(st_optim_isa_force(st_optim_isa_best()), 0);
+	ck_assert_int_eq(strata_isa_force(strata_isa_best()), 0);
 	for (size_t c = 0; c < ST_ARRAY_LEN(golden); c++) {
 		const struct golden_case *k = &golden[c];
 		const double bc1 = 1 - pow(k->beta1, (double)k->t);
 		const double bc2 = 1 - pow(k->beta2, (double)k->t);
-		struct st_optim_cfg cfg = cfg_default;
+		struct strata_optim_cfg cfg = cfg_default;
 		struct worst w32 = { 0 }, w64 = { 0 };
-		struct st_optim_step s;
+		struct strata_optim_step s;
 
 		cfg.beta1 = k->beta1;
 		cfg.beta2 = k->beta2;
 		cfg.eps = k->eps;
-		ck_assert_int_eq(st_optim_prepare(&s, &cfg, k->t, k->lr, 0, 1), 0);
+		ck_assert_int_eq(strata_optim_prepare(&s, &cfg, k->t, k->lr, 0, 1), 0);
 		for (size_t i = 0; i < ST_ARRAY_LEN(k->elem); i++) {
 			float p = k->elem[i].p, m = k->elem[i].m, v = k->elem[i].v;
 			float g = k->elem[i].g;
-			struct st_optim_range r = {
-				1, ST_OPTIM_FP32, ST_F32, &p, NULL, &m, &v, &g
-			};
+			struct strata_optim_range r = one_elem(&p, &m, &v, &g);
 			double b1m = k->beta1 * m, b1g = (1 - k->beta1) * g;
 			double denominator = sqrt(k->elem[i].v64 / bc2) + k->eps;
 
-			st_optim_update(&s, &r);
+			CHECK_AT(i, strata_optim_update(&s, &plain_f32, &r) == 0);
 			worst_add(&w64, b1m, b1g, k->lr / bc1, denominator, k->elem[i].p,
 				  (const double[3]){ p, m, v },
 				  (const long double[3]){ k->elem[i].p64, k->elem[i].m64,
@@ -579,29 +607,27 @@ END_TEST
 /* Adam with L2 is AdamW without decay on the gradient g + wd * p. */
 START_TEST(l2_enters_the_gradient)
 {
-	struct st_optim_cfg cfg = cfg_default;
-	struct st_optim_step l2, plain;
+	struct strata_optim_cfg cfg = cfg_default;
+	struct strata_optim_step l2, plain;
 	float p[2], m[2], v[2];
 
-	cfg.kind = ST_OPTIM_ADAM;
-	ck_assert_int_eq(st_optim_prepare(&l2, &cfg, 4, 1e-2, 0.25, 0.5), 0);
-	cfg.kind = ST_OPTIM_ADAMW;
-	ck_assert_int_eq(st_optim_prepare(&plain, &cfg, 4, 1e-2, 0, 1), 0);
+	cfg.kind = STRATA_OPTIM_ADAM;
+	ck_assert_int_eq(strata_optim_prepare(&l2, &cfg, 4, 1e-2, 0.25, 0.5), 0);
+	cfg.kind = STRATA_OPTIM_ADAMW;
+	ck_assert_int_eq(strata_optim_prepare(&plain, &cfg, 4, 1e-2, 0, 1), 0);
 	rng_seed(11);
 	for (int i = 0; i < 1000; i++) {
 		float g = signed_decades(-3, 3), sum;
-		struct st_optim_range r[2];
+		struct strata_optim_range r[2];
 
 		p[0] = p[1] = signed_decades(-3, 3);
 		m[0] = m[1] = signed_decades(-3, 3);
 		v[0] = v[1] = fabsf(signed_decades(-3, 3));
 		sum = g * 0.5f + 0.25f * p[0]; /* both products are exact */
-		r[0] = (struct st_optim_range){ 1,    ST_OPTIM_FP32, ST_F32, &p[0],
-						NULL, &m[0],         &v[0],  &g };
-		r[1] = (struct st_optim_range){ 1,    ST_OPTIM_FP32, ST_F32, &p[1],
-						NULL, &m[1],         &v[1],  &sum };
-		st_optim_update(&l2, &r[0]);
-		st_optim_update(&plain, &r[1]);
+		r[0] = one_elem(&p[0], &m[0], &v[0], &g);
+		r[1] = one_elem(&p[1], &m[1], &v[1], &sum);
+		CHECK_AT(i, strata_optim_update(&l2, &plain_f32, &r[0]) == 0);
+		CHECK_AT(i, strata_optim_update(&plain, &plain_f32, &r[1]) == 0);
 		CHECK_AT(i, p[0] == p[1] && m[0] == m[1] && v[0] == v[1]);
 	}
 }
@@ -611,7 +637,7 @@ static double reduce_by_hand(const float *x)
 {
 	double lane[16] = { 0 };
 
-	for (size_t i = 0; i < ST_NUMERIC_TILE; i++)
+	for (size_t i = 0; i < STRATA_NUMERIC_TILE; i++)
 		lane[i & 15] += (double)x[i] * (double)x[i];
 	for (int j = 0; j < 8; j++)
 		lane[j] += lane[j + 8];
@@ -620,24 +646,24 @@ static double reduce_by_hand(const float *x)
 	return (lane[0] + lane[2]) + (lane[1] + lane[3]);
 }
 
-static void check_reduce(enum st_isa isa, enum st_dtype dtype, bool is_in_place)
+static void check_reduce(enum strata_isa isa, enum strata_optim_grads dtype, bool is_in_place)
 {
-	enum { TILES = 3, N = TILES * ST_NUMERIC_TILE };
+	enum { TILES = 3, N = TILES * STRATA_NUMERIC_TILE };
 	float *acc = need(N * sizeof(float)), *seen = need(N * sizeof(float));
 	void *out = is_in_place ? acc : need(N * sizeof(float));
 	double leaf[TILES];
 
-	ck_assert_int_eq(st_optim_isa_force(isa), 0);
+	ck_assert_int_eq(strata_isa_force(isa), 0);
 	rng_seed(3);
 	for (size_t i = 0; i < N; i++) {
-		acc[i] = i < ST_NUMERIC_TILE ? signed_decades(-20, 10) : any_float();
-		if (i >= 2 * ST_NUMERIC_TILE && isnan(acc[i]))
+		acc[i] = i < STRATA_NUMERIC_TILE ? signed_decades(-20, 10) : any_float();
+		if (i >= 2 * STRATA_NUMERIC_TILE && isnan(acc[i]))
 			acc[i] = -INFINITY;
-		seen[i] = dtype == ST_BF16 ? st_bf16_f32(st_f32_bf16(acc[i])) : acc[i];
+		seen[i] = dtype == STRATA_GRADS_BF16 ? st_bf16_f32(st_f32_bf16(acc[i])) : acc[i];
 	}
-	st_optim_reduce(N, acc, out, dtype, leaf);
+	ck_assert_int_eq(strata_optim_reduce(N, acc, out, dtype, leaf), 0);
 	for (size_t i = 0; i < N; i++)
-		if (dtype == ST_BF16)
+		if (dtype == STRATA_GRADS_BF16)
 			CHECK_AT(i, ((uint16_t *)out)[i] == st_f32_bits(seen[i]) >> 16);
 		else
 			CHECK_AT(i, st_f32_bits(((float *)out)[i]) == st_f32_bits(seen[i]));
@@ -654,11 +680,14 @@ START_TEST(reduce_rounds_and_sums)
 {
 	double untouched = 7;
 
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++) {
-		check_reduce((enum st_isa)isa, ST_BF16, false);
-		check_reduce((enum st_isa)isa, ST_F32, false);
-		check_reduce((enum st_isa)isa, ST_F32, true);
-		st_optim_reduce(0, NULL, NULL, ST_BF16, &untouched);
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++) {
+		check_reduce((enum strata_isa)isa, STRATA_GRADS_BF16, false);
+		check_reduce((enum strata_isa)isa, STRATA_GRADS_F32, false);
+		check_reduce((enum strata_isa)isa, STRATA_GRADS_F32, true);
+		ck_assert_int_eq(strata_optim_reduce(0, NULL, NULL, STRATA_GRADS_BF16, &untouched),
+				 0);
+		ck_assert_int_eq(strata_optim_reduce(5, NULL, NULL, STRATA_GRADS_BF16, &untouched),
+				 -EINVAL);
 		ck_assert(untouched == 7);
 	}
 }
@@ -688,14 +717,14 @@ START_TEST(tree_sum_is_the_tree)
 		straight += x[i];
 	}
 	for (size_t n = 0; n < 600; n++)
-		ck_assert(st_optim_tree_sum(x, n) == tree_by_hand(x, n));
+		ck_assert(strata_optim_tree_sum(x, n) == tree_by_hand(x, n));
 	for (size_t n = N - 4; n <= N; n++)
-		ck_assert(st_optim_tree_sum(x, n) == tree_by_hand(x, n));
-	ck_assert(st_optim_tree_sum(x, N) != straight); /* the order is seen at all */
+		ck_assert(strata_optim_tree_sum(x, n) == tree_by_hand(x, n));
+	ck_assert(strata_optim_tree_sum(x, N) != straight); /* the order is seen at all */
 	x[77] = -(double)NAN;
-	ck_assert(isnan(st_optim_tree_sum(x, N)) && !signbit(st_optim_tree_sum(x, N)));
+	ck_assert(isnan(strata_optim_tree_sum(x, N)) && !signbit(strata_optim_tree_sum(x, N)));
 	x[77] = INFINITY;
-	ck_assert(st_optim_tree_sum(x, N) == INFINITY);
+	ck_assert(strata_optim_tree_sum(x, N) == INFINITY);
 	free(x);
 }
 END_TEST
@@ -710,15 +739,15 @@ START_TEST(bulk_conversions_are_bit_equal)
 	rng_seed(13);
 	for (size_t i = 0; i < N; i++)
 		in[i] = any_float();
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++)
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++)
 		for (size_t n = N; n > 0; n = n > 40 ? n / 2 : n - 1) {
-			ck_assert_int_eq(st_optim_isa_force((enum st_isa)isa), 0);
+			ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
 			hi[n] = rounded[n] = 0x1234;
 			lo[n] = 0x1234;
 			back[n] = 1.5f;
-			st_optim_split(n, in, hi, lo);
-			st_optim_join(n, hi, lo, back);
-			st_optim_round(n, in, rounded);
+			strata_optim_split(n, in, hi, lo);
+			strata_optim_join(n, hi, lo, back);
+			strata_optim_round(n, in, rounded);
 			for (size_t i = 0; i < n; i++) {
 				uint32_t u = st_f32_bits(in[i]);
 

@@ -28,7 +28,7 @@ static void table_init(struct table *t, size_t rows, size_t cols, enum st_dtype 
 		.name = "table", .n_dims = 2, .dims = { rows, cols }, .elems = rows * cols
 	};
 	t->unit = (struct st_unit_desc){ .name = "table", .tensors = &t->tensor, .n_tensors = 1 };
-	t->unit.elems = (rows * cols + ST_NUMERIC_TILE - 1) / ST_NUMERIC_TILE * ST_NUMERIC_TILE;
+	t->unit.elems = (rows * cols + STRATA_NUMERIC_TILE - 1) / STRATA_NUMERIC_TILE * STRATA_NUMERIC_TILE;
 	t->model = (struct st_model){ .units = &t->unit, .n_units = 1 };
 	ck_assert_int_eq(st_layout_create(&t->layout, &t->model, dtype, dtype), 0);
 }

@@ -16,7 +16,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "cpu_optim/optim.h"
+#include "core/dtype.h"
+#include "strata/optim.h"
 
 #define CHUNK      4096u
 #define NR_CHUNKS  ((uint64_t)1 << 20)
@@ -69,9 +70,9 @@ static void *check_patterns(void *arg)
 
 			memcpy(&in[i], &u, sizeof(u));
 		}
-		st_optim_split(CHUNK, in, hi, lo);
-		st_optim_join(CHUNK, hi, lo, back);
-		st_optim_round(CHUNK, in, rounded);
+		strata_optim_split(CHUNK, in, hi, lo);
+		strata_optim_join(CHUNK, hi, lo, back);
+		strata_optim_round(CHUNK, in, rounded);
 		for (uint32_t i = 0; i < CHUNK; i++) {
 			uint32_t u = base + i, joined;
 
@@ -87,12 +88,12 @@ static void *check_patterns(void *arg)
 	return NULL;
 }
 
-static void check_isa(enum st_isa isa)
+static void check_isa(enum strata_isa isa)
 {
 	struct worker w[NR_THREADS];
 	uint64_t nr_checked = 0, nr_nan = 0;
 
-	ck_assert_int_eq(st_optim_isa_force(isa), 0);
+	ck_assert_int_eq(strata_isa_force(isa), 0);
 	for (unsigned i = 0; i < NR_THREADS; i++) {
 		w[i] = (struct worker){ .index = i };
 		ck_assert_int_eq(pthread_create(&w[i].thread, NULL, check_patterns, &w[i]), 0);
@@ -100,7 +101,8 @@ static void check_isa(enum st_isa isa)
 	for (unsigned i = 0; i < NR_THREADS; i++) {
 		ck_assert_int_eq(pthread_join(w[i].thread, NULL), 0);
 		ck_assert_msg(w[i].nr_bad == 0, "%s: %llu wrong patterns, the first is %08x",
-			      st_isa_name(isa), (unsigned long long)w[i].nr_bad, w[i].first_bad);
+			      strata_isa_name(isa), (unsigned long long)w[i].nr_bad,
+			      w[i].first_bad);
 		nr_checked += w[i].nr_checked;
 		nr_nan += w[i].nr_nan;
 	}
@@ -110,8 +112,8 @@ static void check_isa(enum st_isa isa)
 
 START_TEST(all_patterns_survive)
 {
-	for (int isa = ST_ISA_SCALAR; isa <= (int)st_optim_isa_best(); isa++)
-		check_isa((enum st_isa)isa);
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++)
+		check_isa((enum strata_isa)isa);
 }
 END_TEST
 

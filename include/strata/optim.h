@@ -32,8 +32,9 @@
 extern "C" {
 #endif
 
-#define STRATA_NUMERIC_TILE  4096u /* elements: leaf of norms; no cut of a tensor falls inside one */
-#define STRATA_MOMENTS_BLOCK 128u  /* elements that share a scale, with int8 moments */
+#define STRATA_NUMERIC_TILE 4096u /* elements: leaf of norms; no cut of a tensor falls inside one  \
+				   */
+#define STRATA_MOMENTS_BLOCK 128u /* elements that share a scale, with int8 moments */
 
 enum strata_optim_kind {
 	STRATA_OPTIM_ADAMW,   /* Loshchilov & Hutter, arXiv:1711.05101 */
@@ -69,13 +70,13 @@ struct strata_optim_format {
 struct strata_optim_cfg { /* of a run */
 	size_t struct_bytes;
 	enum strata_optim_kind kind;
-	double beta1, beta2;       /* Adam, AdamW, Lion; each in [0, 1) */
-	double eps;                /* Adam, AdamW, Adagrad: > 0, added to the root */
-	bool has_bias_correction;  /* Adam, AdamW */
+	double beta1, beta2;        /* Adam, AdamW, Lion; each in [0, 1) */
+	double eps;                 /* Adam, AdamW, Adagrad: > 0, added to the root */
+	bool has_bias_correction;   /* Adam, AdamW */
 	double momentum, dampening; /* SGD; momentum 0: no moment is kept */
-	bool is_nesterov;          /* SGD */
-	double lr_decay;           /* Adagrad: lr / (1 + (t - 1) * lr_decay) */
-	uint64_t seed;             /* of stochastic rounding */
+	bool is_nesterov;           /* SGD */
+	double lr_decay;            /* Adagrad: lr / (1 + (t - 1) * lr_decay) */
+	uint64_t seed;              /* of stochastic rounding */
 };
 #define STRATA_OPTIM_CFG_DEFAULT                                                                   \
 	{                                                                                          \
@@ -110,7 +111,7 @@ struct strata_optim_range {
 	/* Where the range begins, in elements, in what is quantised and rounded together: its
 	 * tensor, or a part of it that begins at a multiple of STRATA_NUMERIC_TILE. */
 	uint64_t first;
-	uint64_t stream; /* which tensor or part: another one has other random bits */
+	uint64_t stream;             /* which tensor or part: another one has other random bits */
 	void *array[STRATA_ARRAY_N]; /* each at element `first` (scales: at its block); NULL where
 				      * the optimizer and the format have none; GRAD is only read */
 };
@@ -141,6 +142,27 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_prepare(struct strata_optim_step *
 /**
  * strata_optim_update() - one optimizer step on a range, on the calling thread.
  * With int8 moments, first and n are multiples of STRATA_MOMENTS_BLOCK (n may end the tensor).
+ *
+ * In this order, each line one operation rounded once to fp32, fma(a, b, c) = a * b + c; a 16-bit
+ * gradient is widened and a split master weight joined first, both exactly:
+ *	g = g * grad_scale
+ *	t = wd * p;  g = g + t			(Adam only)
+ *	t = one_minus_b1 * g
+ *	m = fma(b1, m, t)
+ *	t = g * g;  v = b2 * v
+ *	v = fma(one_minus_b2_lo, t, v)
+ *	v = fma(one_minus_b2, t, v)
+ *	w = v * inv_bc2;  w = sqrt(w);  w = w + eps
+ *	d = m / w
+ *	t = lr_wd * p;  t = fma(step_size, d, t)	(lr_wd is 0 for Adam)
+ *	p = p - t
+ * Then a NaN among m, v, p is stored as 0x7fc00000 (which NaN an operation returns depends on the
+ * order of its operands), and a master weight is split. p = m = v = g = 0 stays 0 (padding).
+ * NaN or Inf in g is no error here: it spreads to the element's m, v, p. Screen the norm first.
+ *
+ * Tested in tests/test_optim.c: all instruction sets bit-equal to the scalar reference; that one
+ * within |dm| <= 2 ulp(|b1 m| + |(1 - b1) g|), |dv| <= 2 ulp(v), |dp| <= 1 ulp(max(|p|, |p'|)) +
+ * 4 ulp(lr (|b1 m| + |(1 - b1) g|) / (1 - b1^t) / (sqrt(vhat) + eps)) of long double.
  * @return 0; -EINVAL: an array is missing, or a cut inside a block; nothing was written
  */
 STRATA_API STRATA_MUST_CHECK int strata_optim_update(const struct strata_optim_step *s,
@@ -155,7 +177,70 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_update(const struct strata_optim_s
  */
 STRATA_API STRATA_MUST_CHECK int strata_optim_preview(const struct strata_optim_step *s,
 						      const struct strata_optim_format *f,
-						      const struct strata_optim_range *r, void *out);
+						      const struct strata_optim_range *r,
+						      void *out);
+
+/**
+ * strata_optim_reduce() - finish the gradient of whole numeric tiles: round, and sum squares.
+ * out = round(acc) once (to nearest even); leaf[i] = sum over tile i of the *rounded* values
+ * squared, in double, in a fixed order (lane j sums elements congruent j mod 16, lanes are then
+ * added pairwise: j and j + 8, then + 4, + 2, + 1). A tile with a NaN has leaf +NaN (the quiet
+ * one), with an Inf and no NaN +Inf.
+ * @param n     in, a multiple of STRATA_NUMERIC_TILE
+ * @param acc   in [n] fp32
+ * @param out   out [n] of `grads`; may be acc itself when that is F32
+ * @param leaf  out [n / STRATA_NUMERIC_TILE]
+ * @return 0; -EINVAL: n is no multiple, or grads unknown; nothing was written
+ */
+STRATA_API STRATA_MUST_CHECK int strata_optim_reduce(size_t n, const float *acc, void *out,
+						     enum strata_optim_grads grads, double *leaf);
+
+/**
+ * strata_optim_tree_sum() - sum of leaves by a fixed binary tree over the index: halves split at
+ * the largest power of two below n. Independent of threads.
+ * @return the sum, every NaN as the positive quiet one; 0.0 for n = 0
+ */
+STRATA_API double strata_optim_tree_sum(const double *leaf, size_t n);
+
+/*
+ * Master weight. hi = bf16 parameter, lo = int16 correction, exact for every fp32 pattern but NaN:
+ *	hi = (u + 0x8000) >> 16,   lo = (int16)(u - (hi << 16)),   u = (hi << 16) + lo   (mod 2^32)
+ * NaN is first mapped to sign | 0x7fc00000: else 0x7fffffff would carry into hi and become -0.0,
+ * and a broken run would train on.
+ *
+ * In bulk, [n] each, any alignment, not overlapping.
+ * split: master weights to hi, lo; NaN becomes hi 0x7fc0 or 0xffc0 with lo 0. join: the inverse.
+ * round: master weights to bf16, to nearest even, NaN to the quiet one of its sign (for export; hi
+ * differs from it in ties, which it rounds away from zero).
+ */
+STRATA_API void strata_optim_split(size_t n, const float *master, uint16_t *hi, int16_t *lo);
+STRATA_API void strata_optim_join(size_t n, const uint16_t *hi, const int16_t *lo, float *master);
+STRATA_API void strata_optim_round(size_t n, const float *master, uint16_t *out);
+
+/* Instruction sets, weakest first. */
+enum strata_isa { STRATA_ISA_SCALAR, STRATA_ISA_AVX2, STRATA_ISA_AVX512 };
+
+/** strata_isa_best() - the best that this CPU, its operating system and this build have. */
+STRATA_API enum strata_isa strata_isa_best(void);
+
+/**
+ * strata_isa_from_env() - use what STRATA_ISA names: scalar, avx2, avx512; auto, "" or unset is
+ * the best. For a program's start, where a wrong name can still be reported.
+ * @return 0; STRATA_E_CONFIG: no such name; STRATA_E_UNSUPPORTED: not here. Nothing changes then.
+ */
+STRATA_API STRATA_MUST_CHECK int strata_isa_from_env(void);
+
+/** strata_isa_force() - use this one. @return 0; STRATA_E_UNSUPPORTED, nothing changed */
+STRATA_API STRATA_MUST_CHECK int strata_isa_force(enum strata_isa isa);
+
+/**
+ * strata_isa_in_use() - the one in use. The first call, or that of a kernel, chooses as
+ * strata_isa_from_env() does; if that fails, a warning is logged and the best is used.
+ */
+STRATA_API enum strata_isa strata_isa_in_use(void);
+
+/** strata_isa_name() - as STRATA_ISA spells it; "unknown" outside the list. */
+STRATA_API const char *strata_isa_name(enum strata_isa isa);
 
 #ifdef __cplusplus
 }
