@@ -102,10 +102,8 @@ void st_scratch_destroy(struct st_scratch *s)
 void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 		     struct st_aio_req *req)
 {
-	struct slot *slot = &s->slots[i];
+	const struct slot *slot = &s->slots[i];
 
-	if (is_write)
-		slot->checksum = XXH3_64bits_withSeed(buf, slot->bytes, i);
 	*req = (struct st_aio_req){
 		.op = is_write ? ST_AIO_WRITE : ST_AIO_READ,
 		.fd = s->fds[slot->path],
@@ -135,11 +133,21 @@ int st_scratch_prep_read_range(struct st_scratch *s, uint32_t i, uint64_t off_by
 	return 0;
 }
 
-int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf)
+uint64_t st_scratch_checksum(const struct st_scratch *s, uint32_t i, const void *buf)
+{
+	return XXH3_64bits_withSeed(buf, s->slots[i].bytes, i);
+}
+
+void st_scratch_write_done(struct st_scratch *s, uint32_t i, uint64_t checksum)
+{
+	s->slots[i].checksum = checksum;
+}
+
+int st_scratch_read_verify(const struct st_scratch *s, uint32_t i, uint64_t checksum)
 {
 	const struct slot *slot = &s->slots[i];
 
-	if (XXH3_64bits_withSeed(buf, slot->bytes, i) == slot->checksum)
+	if (checksum == slot->checksum)
 		return 0;
 	return st_fail(STRATA_E_CORRUPT,
 		       "scratch in %s, offset %llu, %llu bytes: not what was written",

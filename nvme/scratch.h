@@ -3,7 +3,7 @@
  * nvme/scratch.h - NVMe space for what is not state: gradients that do not fit in memory.
  *
  * Layer:   nvme (uses core, aio)
- * Threads: the thread that opened it
+ * Threads: the thread that opened it, save where a call says otherwise
  *
  * Files without a name (O_TMPFILE), one per path: the kernel frees them however the process ends.
  * No commit, no slots. Checksums live in memory, for this process is the only one that reads.
@@ -24,8 +24,7 @@ ST_MUST_CHECK int st_scratch_create(struct st_scratch **out, const char *const *
 				    unsigned n_paths, const uint64_t *slot_bytes, uint32_t n);
 void st_scratch_destroy(struct st_scratch *s);
 
-/** st_scratch_prep() - fill *req for slot i; buf is 4096-aligned and holds all of it. A write takes
- *  the checksum here. */
+/** st_scratch_prep() - fill *req for slot i; buf is 4096-aligned and holds all of it. */
 void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 		     struct st_aio_req *req);
 /**
@@ -37,7 +36,11 @@ void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
  */
 ST_MUST_CHECK int st_scratch_prep_read_range(struct st_scratch *s, uint32_t i, uint64_t off_bytes,
 					     uint64_t len_bytes, void *buf, struct st_aio_req *req);
-/** st_scratch_read_done() - @return 0; STRATA_E_CORRUPT: not what was written */
-ST_MUST_CHECK int st_scratch_read_done(const struct st_scratch *s, uint32_t i, const void *buf);
+/** st_scratch_checksum() - XXH3 of slot i's bytes, seeded with i. Any thread. */
+uint64_t st_scratch_checksum(const struct st_scratch *s, uint32_t i, const void *buf);
+/** st_scratch_write_done() - the write of slot i completed: what later reads must give. */
+void st_scratch_write_done(struct st_scratch *s, uint32_t i, uint64_t checksum);
+/** st_scratch_read_verify() - @return 0; STRATA_E_CORRUPT: not what was written */
+ST_MUST_CHECK int st_scratch_read_verify(const struct st_scratch *s, uint32_t i, uint64_t checksum);
 
 #endif

@@ -438,6 +438,7 @@ static int start_lanes(struct st_engine *e)
 		.lookup = &e->cfg.plan->lookup,
 		.arena = { e->arena[0].base, e->arena[1].base },
 		.depth = e->cfg.aio.depth,
+		.n_hashers = e->cfg.checksum ? e->cfg.n_store_paths : 0,
 		.compute = run_compute,
 		.snapshot = take_snapshot,
 		.wants_commit = wants_commit,
@@ -494,9 +495,10 @@ static void *engine_main(void *arg)
 	pthread_mutex_lock(&e->lock); /* after a failed start nobody said that it stops */
 	removes_store = rc ? !e->cfg.resume : e->removes_store;
 	pthread_mutex_unlock(&e->lock);
-	/* What is in flight comes back before its buffers go. */
-	st_lanes_real_destroy(e->lanes);
+	/* What is in flight comes back before its requests and buffers go. */
+	st_lanes_real_stop(e->lanes);
 	st_aio_close(e->queue);
+	st_lanes_real_destroy(e->lanes);
 	st_executor_destroy(e->executor);
 	st_scratch_destroy(e->scratch);
 	st_store_close(e->store, removes_store);
@@ -653,8 +655,8 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.clip_factor = c.run->clip_factor,
 		.wall_ns = now_ns - e->report_ns,
 		.compute_ns = now.compute_ns - e->at_report.compute_ns,
-		.read_bytes = now.read_bytes - e->at_report.read_bytes,
-		.write_bytes = now.write_bytes - e->at_report.write_bytes,
+		.read_bytes = now.read.bytes - e->at_report.read.bytes,
+		.write_bytes = now.write.bytes - e->at_report.write.bytes,
 	};
 	pthread_mutex_lock(&e->lock);
 	out->durable_step = e->durable_step;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offload/lanes_real.c - NVMe through aio and the store; compute on one worker thread. */
+/* offload/lanes_real.c - NVMe through aio, hasher and store; compute on one worker thread. */
 #include "offload/lanes_real.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/clock.h"
+#include "offload/hasher.h"
 
 #define IO_OPS      32u /* operations accepted per direction */
 #define COMPUTE_OPS 4u  /* queued for the worker, so that it need not wait for the engine thread */
@@ -41,9 +42,10 @@ struct io_op { /* an accepted read or write operation */
 
 struct io_req {
 	struct st_aio_req aio;
+	struct st_hash_job hash;
 	struct io_op *owner;
 	struct piece piece;
-	uint64_t checksum;
+	struct io_req *next; /* in a FIFO */
 	bool is_busy, is_write;
 };
 
@@ -52,6 +54,10 @@ struct direction {
 	uint32_t head, n;
 	struct io_req *reqs; /* [depth] */
 	uint32_t n_busy;
+	struct io_req *first, **last; /* FIFO of those that can be handed to aio */
+	uint32_t n_flying;            /* with aio */
+	int64_t since_ns;             /* n_flying > 0 */
+	struct st_io_stats stats;     /* written under the lock */
 };
 
 struct job {
@@ -65,7 +71,8 @@ struct job {
 
 struct st_lanes_real {
 	struct st_lanes_real_cfg cfg;
-	struct direction dir[2]; /* 0 read, 1 write */
+	struct st_hasher *hasher; /* NULL: no checksums */
+	struct direction dir[2];  /* 0 read, 1 write */
 	struct st_lane_done done[DONE_RING];
 	uint32_t n_done;
 	struct {
@@ -73,6 +80,7 @@ struct st_lanes_real {
 		uint64_t token;
 		struct st_aio_req *reqs;
 		uint32_t n, left;
+		int64_t since_ns;
 		int rc;
 		struct st_error error;
 	} commit;
@@ -237,6 +245,19 @@ static bool next_piece(struct pieces *it, struct piece *out)
 	return true;
 }
 
+static bool is_hashed(const struct st_lanes_real *r, const struct io_req *q)
+{
+	return r->hasher && q->piece.is_whole;
+}
+
+static void begin_hash(struct st_lanes_real *r, struct io_req *q)
+{
+	q->hash.buf = q->piece.buf;
+	q->hash.extent = q->piece.extent;
+	q->hash.is_scratch = q->piece.is_scratch;
+	st_hasher_submit(r->hasher, &q->hash);
+}
+
 static int prepare(struct st_lanes_real *r, struct io_req *q)
 {
 	const struct piece *p = &q->piece;
@@ -251,21 +272,8 @@ static int prepare(struct st_lanes_real *r, struct io_req *q)
 	if (!p->is_whole)
 		return st_store_prep_read_range(r->cfg.store, p->extent, p->off_bytes, p->len_bytes,
 						p->buf, &q->aio);
-	if (!q->is_write)
-		return st_store_prep_read(r->cfg.store, p->extent, p->buf, &q->aio);
-	q->checksum = st_store_checksum(r->cfg.store, p->extent, p->buf);
-	return st_store_prep_write(r->cfg.store, p->extent, p->buf, &q->aio);
-}
-
-static int start_request(struct st_lanes_real *r, struct io_req *q, struct io_op *o)
-{
-	int rc;
-
-	q->owner = o;
-	q->piece = o->next;
-	rc = prepare(r, q);
-	q->aio.user = q;
-	return rc ? rc : st_aio_submit(r->cfg.queue, &q->aio);
+	return q->is_write ? st_store_prep_write(r->cfg.store, p->extent, p->buf, &q->aio)
+			   : st_store_prep_read(r->cfg.store, p->extent, p->buf, &q->aio);
 }
 
 static void fail_op(struct io_op *o, int rc)
@@ -285,31 +293,80 @@ static struct io_req *free_request(struct st_lanes_real *r, struct direction *d)
 	return NULL;
 }
 
+static void release(struct direction *d, struct io_req *q)
+{
+	q->is_busy = false;
+	q->owner->in_flight--;
+	d->n_busy--;
+}
+
+static void push_ready(struct direction *d, struct io_req *q)
+{
+	q->next = NULL;
+	*d->last = q;
+	d->last = &q->next;
+}
+
+static void note_start(struct st_lanes_real *r, struct direction *d)
+{
+	if (!d->n_flying++)
+		d->since_ns = st_now_ns();
+	if (d->n_flying <= d->stats.max_depth)
+		return;
+	pthread_mutex_lock(&r->lock);
+	d->stats.max_depth = d->n_flying;
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* Hand over what can be, in order. */
+static void hand_over(struct st_lanes_real *r, struct direction *d)
+{
+	while (d->first) {
+		struct io_req *q = d->first;
+		int rc = q->owner->rc; /* of an operation that failed nothing more is started */
+
+		if (!rc) {
+			rc = prepare(r, q);
+			q->aio.user = q;
+			if (!rc)
+				rc = st_aio_submit(r->cfg.queue, &q->aio);
+			if (rc == -EAGAIN)
+				return;
+		}
+		d->first = q->next;
+		if (!d->first)
+			d->last = &d->first;
+		if (rc) {
+			fail_op(q->owner, rc);
+			release(d, q);
+		} else {
+			note_start(r, d);
+		}
+	}
+}
+
 /* Start requests of the accepted operations, in order, while there are slots. */
 static void feed(struct st_lanes_real *r, struct direction *d)
 {
+	struct io_req *q;
+
 	for (uint32_t i = 0; i < d->n; i++) {
 		struct io_op *o = &d->ops[(d->head + i) % IO_OPS];
 
-		while (o->has_next) {
-			struct io_req *q = free_request(r, d);
-			int rc;
-
-			if (!q)
-				return;
-			rc = start_request(r, q, o);
-			if (rc == -EAGAIN)
-				return;
-			if (rc) {
-				fail_op(o, rc);
-				break;
-			}
+		while (o->has_next && (q = free_request(r, d))) {
 			q->is_busy = true;
 			d->n_busy++;
+			q->owner = o;
 			o->in_flight++;
+			q->piece = o->next;
 			o->has_next = next_piece(&o->pieces, &o->next);
+			if (q->is_write && is_hashed(r, q))
+				begin_hash(r, q);
+			else
+				push_ready(d, q);
 		}
 	}
+	hand_over(r, d);
 }
 
 /* Operations leave the FIFO in order; a later one that is complete waits for the ones before it. */
@@ -321,43 +378,85 @@ static void retire_ops(struct st_lanes_real *r, struct direction *d)
 		if (o->has_next || o->in_flight)
 			return;
 		push_done(r, o->token, carry(&o->error, o->rc));
+		pthread_mutex_lock(&r->lock);
+		d->stats.ops += !o->rc;
+		pthread_mutex_unlock(&r->lock);
 		d->head = (d->head + 1) % IO_OPS;
 		d->n--;
 	}
 }
 
-/* What came is what was written; or what was written is live now. */
-static int check_moved(struct st_lanes_real *r, const struct io_req *q)
+/* What was written is what reads give from now on. */
+static void written(struct st_lanes_real *r, const struct io_req *q)
 {
 	const struct piece *p = &q->piece;
 
-	if (!p->is_whole)
-		return 0; /* see lanes_real.h */
 	if (p->is_scratch)
-		return q->is_write ? 0 : st_scratch_read_done(r->cfg.scratch, p->extent, p->buf);
-	if (!q->is_write)
-		return st_store_read_done(r->cfg.store, p->extent, p->buf);
-	st_store_write_done(r->cfg.store, p->extent, q->checksum);
-	return 0;
+		st_scratch_write_done(r->cfg.scratch, p->extent, q->hash.checksum);
+	else
+		st_store_write_done(r->cfg.store, p->extent, q->hash.checksum);
+}
+
+/* The checksum of what is to be written, or of what was read. */
+static void finish_hash(struct st_lanes_real *r, struct io_req *q)
+{
+	const struct piece *p = &q->piece;
+	int rc;
+
+	if (q->is_write) {
+		push_ready(&r->dir[1], q);
+		return;
+	}
+	rc = p->is_scratch ? st_scratch_read_verify(r->cfg.scratch, p->extent, q->hash.checksum)
+			   : st_store_read_verify(r->cfg.store, p->extent, q->hash.checksum);
+	if (rc)
+		fail_op(q->owner, rc);
+	release(&r->dir[0], q);
+}
+
+static void collect_hashes(struct st_lanes_real *r)
+{
+	struct st_hash_job *job = r->hasher ? st_hasher_collect(r->hasher) : NULL;
+
+	while (job) {
+		struct st_hash_job *next = job->next; /* a job can be handed over again at once */
+		char *at = (char *)job - offsetof(struct io_req, hash);
+
+		finish_hash(r, (struct io_req *)(void *)at);
+		job = next;
+	}
+}
+
+static void note_end(struct st_lanes_real *r, struct direction *d, const struct st_aio_req *q)
+{
+	bool is_last = !--d->n_flying;
+
+	pthread_mutex_lock(&r->lock);
+	if (is_last)
+		d->stats.busy_ns += q->done_ns - d->since_ns;
+	d->stats.flight_ns += q->done_ns - q->submit_ns;
+	if (q->result >= 0) {
+		d->stats.requests++;
+		d->stats.bytes += q->len_bytes;
+	}
+	pthread_mutex_unlock(&r->lock);
 }
 
 static void finish_request(struct st_lanes_real *r, struct io_req *q)
 {
-	struct io_op *o = q->owner;
-	int rc = q->aio.result < 0 ? (int)q->aio.result : 0;
+	struct direction *d = &r->dir[q->is_write];
 
-	q->is_busy = false;
-	r->dir[q->is_write].n_busy--;
-	o->in_flight--;
-	if (rc)
+	note_end(r, d, &q->aio);
+	if (q->aio.result < 0) {
 		(void)st_error_raise(&q->aio.error);
-	else
-		rc = check_moved(r, q);
-	if (rc)
-		fail_op(o, rc);
-	pthread_mutex_lock(&r->lock);
-	*(q->is_write ? &r->stats.write_bytes : &r->stats.read_bytes) += q->aio.len_bytes;
-	pthread_mutex_unlock(&r->lock);
+		fail_op(q->owner, (int)q->aio.result);
+	} else if (q->is_write) {
+		written(r, q);
+	} else if (is_hashed(r, q)) {
+		begin_hash(r, q);
+		return;
+	}
+	release(d, q);
 }
 
 static int submit_io(struct st_lanes_real *r, struct direction *d, const struct st_program *p,
@@ -410,6 +509,7 @@ static void commit_round(struct st_lanes_real *r)
 	push_done(r, r->commit.token, carry(&r->commit.error, r->commit.rc));
 	pthread_mutex_lock(&r->lock);
 	r->stats.commits += !r->commit.rc;
+	r->stats.commit_ns += st_now_ns() - r->commit.since_ns;
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -432,6 +532,7 @@ static int submit_commit(struct st_lanes_real *r, void *ctx, uint64_t token)
 	r->commit.is_active = true;
 	r->commit.token = token;
 	r->commit.left = 0;
+	r->commit.since_ns = st_now_ns();
 	r->commit.rc = 0;
 	r->commit.error.rc = 0;
 	commit_round(r);
@@ -478,6 +579,7 @@ static int real_submit(void *priv, const struct st_program *p, uint32_t op, void
 static void collect(struct st_lanes_real *r)
 {
 	collect_compute(r);
+	collect_hashes(r);
 	for (unsigned d = 0; d < 2; d++) {
 		retire_ops(r, &r->dir[d]);
 		feed(r, &r->dir[d]);
@@ -524,7 +626,10 @@ void st_lanes_real_stats(struct st_lanes_real *r, struct st_lanes_stats *out)
 {
 	pthread_mutex_lock(&r->lock);
 	*out = r->stats;
+	out->read = r->dir[0].stats;
+	out->write = r->dir[1].stats;
 	pthread_mutex_unlock(&r->lock);
+	out->hash_ns = r->hasher ? st_hasher_busy_ns(r->hasher) : 0;
 }
 
 int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_cfg *cfg)
@@ -540,6 +645,7 @@ int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_
 	r->commit.n = 2 * ST_STORE_PATHS_MAX;
 	r->commit.reqs = calloc(r->commit.n, sizeof(*r->commit.reqs));
 	for (unsigned d = 0; d < 2; d++) {
+		r->dir[d].last = &r->dir[d].first;
 		r->dir[d].reqs = calloc(cfg->depth, sizeof(*r->dir[d].reqs));
 		for (unsigned i = 0; r->dir[d].reqs && i < cfg->depth; i++)
 			r->dir[d].reqs[i].is_write = d == 1;
@@ -550,6 +656,11 @@ int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_
 	if (rc)
 		goto fail;
 	r->has_worker = true;
+	rc = cfg->n_hashers ? st_hasher_create(&r->hasher, cfg->queue, cfg->store, cfg->scratch,
+					       cfg->n_hashers)
+			    : 0;
+	if (rc)
+		goto fail;
 	*out = r;
 	return 0;
 
@@ -558,7 +669,7 @@ fail:
 	return st_fail(rc, "lanes");
 }
 
-void st_lanes_real_destroy(struct st_lanes_real *r)
+void st_lanes_real_stop(struct st_lanes_real *r)
 {
 	if (!r)
 		return;
@@ -568,7 +679,17 @@ void st_lanes_real_destroy(struct st_lanes_real *r)
 		pthread_cond_signal(&r->has_job);
 		pthread_mutex_unlock(&r->lock);
 		pthread_join(r->worker, NULL);
+		r->has_worker = false;
 	}
+	st_hasher_destroy(r->hasher);
+	r->hasher = NULL;
+}
+
+void st_lanes_real_destroy(struct st_lanes_real *r)
+{
+	if (!r)
+		return;
+	st_lanes_real_stop(r);
 	pthread_mutex_destroy(&r->lock);
 	pthread_cond_destroy(&r->has_job);
 	free(r->commit.reqs);

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * offload/lanes_real.h - lanes of this machine: io_uring for NVMe, one worker for compute.
+ * offload/lanes_real.h - lanes of this machine: aio for NVMe, one worker for compute.
  *
  * Layer:   offload
  * Threads: created, used and destroyed by the engine thread, which owns the I/O queue and never
  *          computes. The worker runs operations of the compute lane one after the other, each with
- *          the device's whole thread team, and wakes the engine thread through the queue.
+ *          the device's whole thread team; checksums have threads of their own (offload/hasher.h).
+ *          Both wake the engine thread through the queue.
  *
  * Reads and writes have a FIFO each. An operation is a list of pieces, each of one extent (or slot
  * of the scratch): its tile; the tiles of its unit; the windows of its chunk of rows. They become
  * requests as slots get free. Checksums are taken before a write and verified after a read, save
  * for windows, which are a part of what a checksum covers: the same step reads their tiles whole,
- * from the same slots, before it commits anything.
+ * from the same slots, before it commits anything. So a request passes through these hands:
+ *
+ *	read	aio, hasher, done		write	hasher, aio, done
  */
 #ifndef OFFLOAD_LANES_REAL_H
 #define OFFLOAD_LANES_REAL_H
@@ -30,7 +33,8 @@ struct st_lanes_real_cfg {
 	const struct st_layout *layout;
 	const struct st_lookup *lookup; /* borrowed; of programs with READ_ROWS */
 	char *arena[ST_ARENA_N];
-	unsigned depth; /* requests in flight per direction */
+	unsigned depth;     /* requests per direction, those at the hasher included */
+	unsigned n_hashers; /* threads for checksums; 0: none are taken or verified */
 	/* Runs an operation of the compute lane, on the worker. */
 	int (*compute)(void *user, const struct st_program *p, uint32_t op, void *ctx);
 	/* What a commit records: bytes written to out (at most ST_STORE_SNAPSHOT_MAX). */
@@ -42,15 +46,30 @@ struct st_lanes_real_cfg {
 	void *user;
 };
 
+struct st_io_stats {                   /* of one direction */
+	uint64_t ops, requests, bytes; /* that completed without error */
+	int64_t busy_ns;               /* at least one request was with the drive */
+	/* Sum over requests of the time from submission to completion: divided by busy_ns, the mean
+	 * queue depth; by requests, the mean latency. */
+	int64_t flight_ns;
+	unsigned max_depth;
+};
+
 struct st_lanes_stats {
-	int64_t compute_ns;               /* the worker ran an operation */
-	int64_t kind_ns[ST_OP_KINDS];     /* of that, by operation */
-	uint64_t read_bytes, write_bytes; /* by requests that completed */
+	int64_t compute_ns;           /* the worker ran an operation; all else it waited */
+	int64_t kind_ns[ST_OP_KINDS]; /* of that, by operation */
+	struct st_io_stats read, write;
 	uint64_t commits;
+	int64_t commit_ns; /* from the first table written to durable */
+	int64_t hash_ns;   /* checksums, all threads together */
 };
 
 ST_MUST_CHECK int st_lanes_real_create(struct st_lanes_real **out,
 				       const struct st_lanes_real_cfg *cfg);
+/** st_lanes_real_stop() - end worker and hashers, so that nobody wakes the queue any more: it can
+ * be closed. What is in flight there still has its requests here, until st_lanes_real_destroy(). */
+void st_lanes_real_stop(struct st_lanes_real *r);
+/** st_lanes_real_destroy() - stop, if that was not done, and free. Nothing may be in flight. */
 void st_lanes_real_destroy(struct st_lanes_real *r);
 struct st_lanes st_lanes_real(struct st_lanes_real *r);
 /** st_lanes_real_stats() - sums since creation. Any thread. */
