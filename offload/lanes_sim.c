@@ -176,12 +176,13 @@ struct job {
 	uint8_t lane, state;
 	int rc;
 	uint64_t token;
-	int64_t end_ns;
+	int64_t served_ns, end_ns; /* it leaves the pipe; it ends, a latency later */
 };
 
 struct lane {
 	uint32_t n_jobs, n_running;
 	int64_t pipe_free_ns, busy_since_ns;
+	double speed; /* of what is in the pipe now */
 };
 
 struct st_lanes_sim {
@@ -280,9 +281,11 @@ int st_lanes_sim_create(struct st_lanes_sim **out, const struct st_lanes_sim_cfg
 	}
 	s->cfg = *cfg;
 	s->rng = cfg->seed;
-	for (unsigned l = 0; l < ST_LANE_N; l++)
+	for (unsigned l = 0; l < ST_LANE_N; l++) {
+		s->lane[l].speed = 1;
 		if (!s->cfg.lane[l].depth)
 			s->cfg.lane[l].depth = 1;
+	}
 	*out = s;
 	return 0;
 }
@@ -716,6 +719,47 @@ static int64_t cost_of(struct st_lanes_sim *s, const struct job *j, int64_t *lat
 	return (int64_t)(cost * 1e9);
 }
 
+/* What a lane has in its pipe goes on at another speed: all of it ends sooner or later. */
+static void change_speed(struct st_lanes_sim *s, unsigned l, double speed)
+{
+	struct lane *lane = &s->lane[l];
+	int64_t now_ns = s->stats.now_ns;
+	double stretch = lane->speed / speed;
+
+	for (uint32_t i = 0; i < s->n_jobs; i++) {
+		struct job *j = &s->jobs[i];
+		int64_t left_ns = j->served_ns - now_ns, later_ns;
+
+		if (j->lane != l || j->state != JOB_RUNNING || left_ns <= 0)
+			continue;
+		later_ns = (int64_t)((double)left_ns * stretch) - left_ns;
+		j->served_ns += later_ns;
+		j->end_ns += later_ns;
+	}
+	if (lane->pipe_free_ns > now_ns)
+		lane->pipe_free_ns =
+			now_ns + (int64_t)((double)(lane->pipe_free_ns - now_ns) * stretch);
+	lane->speed = speed;
+}
+
+/* Which lanes serve now, and so how fast each is. */
+static void set_speeds(struct st_lanes_sim *s)
+{
+	uint32_t serving = 0;
+
+	if (!s->cfg.speed)
+		return;
+	for (unsigned l = 0; l < ST_LANE_N; l++)
+		serving |= (uint32_t)(s->lane[l].pipe_free_ns > s->stats.now_ns) << l;
+	for (unsigned l = 0; l < ST_LANE_N; l++) {
+		double speed = s->cfg.speed(s->cfg.user, l, serving | 1u << l);
+
+		ST_ASSERT(speed > 0 && speed <= 1);
+		if (speed != s->lane[l].speed)
+			change_speed(s, l, speed);
+	}
+}
+
 static void start(struct st_lanes_sim *s, struct job *j)
 {
 	struct lane *lane = &s->lane[j->lane];
@@ -725,15 +769,15 @@ static void start(struct st_lanes_sim *s, struct job *j)
 		check_start(s, j);
 	cost_ns = cost_of(s, j, &latency_ns);
 	if (s->cfg.lane[j->lane].is_fifo) {
-		j->end_ns = now_ns + latency_ns + cost_ns;
-		s->stats.cost_ns[j->lane] += latency_ns + cost_ns;
-	} else {
-		if (lane->pipe_free_ns < now_ns)
-			lane->pipe_free_ns = now_ns;
-		lane->pipe_free_ns += cost_ns;
-		j->end_ns = lane->pipe_free_ns + latency_ns;
-		s->stats.cost_ns[j->lane] += cost_ns;
+		cost_ns += latency_ns;
+		latency_ns = 0;
 	}
+	s->stats.cost_ns[j->lane] += cost_ns;
+	if (lane->pipe_free_ns < now_ns)
+		lane->pipe_free_ns = now_ns;
+	lane->pipe_free_ns += (int64_t)((double)cost_ns / lane->speed);
+	j->served_ns = lane->pipe_free_ns;
+	j->end_ns = j->served_ns + latency_ns;
 	j->state = JOB_RUNNING;
 	j->rc = 0;
 	if (++s->stats.n_started == s->cfg.fail_nth ||
@@ -795,6 +839,7 @@ static void start_ready(struct st_lanes_sim *s)
 				blocked |= 1u << j->lane;
 		}
 	}
+	set_speeds(s);
 }
 
 static void end_job(struct st_lanes_sim *s, struct job *j)
@@ -898,6 +943,17 @@ static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void 
 	return 0;
 }
 
+/* The next instant at which a pipe runs empty; INT64_MAX if nobody is slowed down by that. */
+static int64_t next_pause(const struct st_lanes_sim *s)
+{
+	int64_t at_ns = INT64_MAX;
+
+	for (unsigned l = 0; s->cfg.speed && l < ST_LANE_N; l++)
+		if (s->lane[l].pipe_free_ns > s->stats.now_ns && s->lane[l].pipe_free_ns < at_ns)
+			at_ns = s->lane[l].pipe_free_ns;
+	return at_ns;
+}
+
 static int64_t next_end(const struct st_lanes_sim *s)
 {
 	int64_t end_ns = INT64_MAX;
@@ -919,6 +975,11 @@ static int sim_wait(void *priv, struct st_lane_done *done, unsigned max, int64_t
 		return st_fail(s->rc, "simulated lanes");
 	if (s->cfg.wake_permille && random_unit(s) * 1e3 < s->cfg.wake_permille)
 		return 0;
+	for (int64_t at_ns; timeout_ns < 0 && (at_ns = next_pause(s)) < end_ns;
+	     end_ns = next_end(s)) {
+		s->stats.now_ns = at_ns;
+		set_speeds(s);
+	}
 	if (end_ns == INT64_MAX || (timeout_ns >= 0 && end_ns - s->stats.now_ns > timeout_ns)) {
 		s->stats.now_ns += timeout_ns > 0 ? timeout_ns : 0;
 		return 0;

@@ -10,8 +10,11 @@
  *
  * Model of a lane. FIFO: one operation after another, each for latency + cost. Otherwise all that
  * are in flight at once: costs pass through one pipe, latencies overlap. The cost comes from
- * bytes and flops, or from a callback. A lane may wait by itself for others (lanes.h, rule 3): an
- * operation whose edges are not done stays where it is, in a FIFO with everything behind it.
+ * bytes and flops, or from a callback. Lanes may slow each other down (speed): reads and writes
+ * that share a drive, compute beside I/O. What is being served then goes on at another speed from
+ * the instant at which another lane begins or ends to serve. A lane may wait by itself for others
+ * (lanes.h, rule 3): an operation whose edges are not done stays where it is, in a FIFO with
+ * everything behind it.
  *
  * Checks (is_checked). The programs are announced in serial order; each is first executed serially
  * on a shadow of memory and resources, and every access remembers which versions it must meet. Then
@@ -45,6 +48,9 @@ struct st_lanes_sim_cfg {
 	bool is_checked;
 	/* optional. Cost of an operation, >= 0, in place of bytes and flops. */
 	int64_t (*cost_ns)(void *user, const struct st_program *p, uint32_t op);
+	/* optional. In (0, 1]: of a lane while those in `serving` (bit l, itself included) serve.
+	 */
+	double (*speed)(void *user, enum st_lane lane, uint32_t serving);
 	void *user;
 	uint64_t seed;             /* of what follows */
 	unsigned random_decades;   /* durations 10^u ns, u uniform in [0, decades); at most 12, 0:

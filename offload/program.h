@@ -41,7 +41,11 @@
 	X(UPDATE, COMPUTE, "update") /* optimizer on a tile */                                     \
 	X(UPDATE_ROWS, COMPUTE, "update-rows") /* the same on copies of a chunk of rows */         \
 	X(FILL, COMPUTE, "fill")               /* first values of a tile */                        \
-	X(EMIT, COMPUTE, "emit") /* a tile's master weights and moments, to export or hash */
+	X(EMIT, COMPUTE, "emit")     /* a tile's master weights and moments, to export or hash */  \
+	X(COPY_IN, H2D, "copy-in")   /* host to device; these four: offload/rank.h */              \
+	X(COPY_OUT, D2H, "copy-out") /* device to host */                                          \
+	X(GATHER, NETWORK, "gather") /* a unit's parameters, from the shards */                    \
+	X(SCATTER, NETWORK, "reduce-scatter") /* a unit's gradient, to the shards */
 
 enum st_op_kind {
 #define ST_X(name, lane, text) ST_OP_##name,
@@ -50,13 +54,21 @@ enum st_op_kind {
 		ST_OP_KINDS
 };
 
-/* Resources that work. Host device: compute and optimizer share one thread team, so one lane. */
+/*
+ * Resources that work. Host device: compute and optimizer share one thread team, so one lane, and
+ * nothing is copied; the last four work in programs of machines with other devices
+ * (offload/rank.h).
+ */
 #define ST_LANES(X)                                                                                \
 	X(GATE, "gate")                                                                            \
 	X(READ, "nvme-read")                                                                       \
 	X(WRITE, "nvme-write")                                                                     \
 	X(COMMIT, "commit")                                                                        \
-	X(COMPUTE, "compute")
+	X(COMPUTE, "compute")                                                                      \
+	X(H2D, "h2d")                                                                              \
+	X(D2H, "d2h")                                                                              \
+	X(NETWORK, "network")                                                                      \
+	X(OPTIMIZER, "optimizer")
 
 enum st_lane {
 #define ST_X(name, text) ST_LANE_##name,
