@@ -423,6 +423,8 @@ static void describe_stages(struct gpt2 *g)
 	size_t n_layer = g->cfg.n_layer, out_bytes = g->rows * g->cfg.n_embd * g->elem_bytes;
 	double fwd = rows * (24 * c * c + 4 * c * seq);
 	double head_fwd = 2 * rows * c * (double)g->model.vocab;
+	double act = rows * c * (double)g->elem_bytes; /* one pass over [rows, C] */
+	double logits = rows * (double)(g->model.vocab * g->elem_bytes);
 	struct st_stage_desc *loss = &g->stages[n_layer + 1];
 
 	snprintf(g->stages[0].name, sizeof(g->stages[0].name), "embed");
@@ -432,6 +434,8 @@ static void describe_stages(struct gpt2 *g)
 	g->stages[0].looks_up = true;
 	g->stages[0].lookup_cols = g->cfg.n_embd;
 	g->stages[0].out_bytes = out_bytes;
+	g->stages[0].fwd_kernel_bytes = 3 * act;
+	g->stages[0].bwd_kernel_bytes = act + 4 * rows * c * sizeof(float);
 	for (size_t i = 1; i <= n_layer; i++) {
 		struct st_stage_desc *s = &g->stages[i];
 
@@ -445,6 +449,12 @@ static void describe_stages(struct gpt2 *g)
 		s->bwd_work_bytes = g->block.b_bytes;
 		s->fwd_flops = fwd;
 		s->bwd_flops = 2 * fwd;
+		s->fwd_attention_flops = 4 * rows * c * seq;
+		s->bwd_attention_flops = 2 * s->fwd_attention_flops;
+		/* Twice LayerNorm (2) and addition (3), gelu (8). Backward: these two again
+		 * (2, 8), their gradients (4, 12), those of the biases (9). */
+		s->fwd_kernel_bytes = 18 * act;
+		s->bwd_kernel_bytes = 41 * act;
 	}
 	snprintf(loss->name, sizeof(loss->name), "loss");
 	loss->units[0] = (unsigned)n_layer + 2;
@@ -455,6 +465,8 @@ static void describe_stages(struct gpt2 *g)
 	loss->bwd_work_bytes = g->loss.bwd_bytes;
 	loss->fwd_flops = head_fwd;
 	loss->bwd_flops = 3 * head_fwd;
+	loss->fwd_kernel_bytes = 2 * act + 2 * logits;
+	loss->bwd_kernel_bytes = 6 * act + 3 * logits;
 }
 
 /* ---- forward and backward ---------------------------------------- */

@@ -59,6 +59,9 @@ struct st_stage_desc {
 	size_t saved_bytes; /* what forward leaves for backward, one micro-batch */
 	size_t fwd_work_bytes, bwd_work_bytes; /* scratch during the call */
 	double fwd_flops, bwd_flops;           /* of one micro-batch, products and attention */
+	double fwd_attention_flops, bwd_attention_flops; /* of these, attention's */
+	/* Memory traffic of what is neither: element-wise operations and row-wise ones. */
+	double fwd_kernel_bytes, bwd_kernel_bytes;
 };
 
 struct st_stage_args {                          /* of one call; everything borrowed */
