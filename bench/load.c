@@ -22,9 +22,10 @@
 #define REAP_MAX    64u
 #define POLL_NS     100000000 /* how long a signal may go unnoticed */
 #define SEED        0x5354524154413031ull
+#define PASS_BYTES  ((size_t)1 << 20) /* at least, of a request of a pass */
+#define PASS_DEPTH  16u
 #define TIMED_BYTES 65536u /* the pattern's CPU time is measured of blocks at least so long */
 #define GIB         1073741824.0
-#define NOT_A_BLOCK UINT64_MAX
 
 const char *const st_load_op_names[ST_LOAD_OPS + 1] = { "read", "write", "mixed", NULL };
 
@@ -37,15 +38,17 @@ struct st_area {
 	struct st_area_cfg cfg;
 	uint64_t n_blocks;
 	struct st_pattern pattern;
-	struct st_arena arena; /* depth_max blocks */
+	uint64_t pass_span; /* blocks that one request of a pass moves */
+	unsigned pass_depth;
+	struct st_arena arena; /* for depth_max blocks, and pass_depth * pass_span */
 	uint32_t *generation;  /* [n_blocks] as last written; 0: never */
 	uint8_t *is_busy;      /* [n_blocks] some request has it */
-	struct slot *slots;    /* [depth_max] */
+	struct slot *slots;    /* [depth_max or pass_depth] */
 	struct st_store *store;
 	struct raw_file raw[ST_STORE_PATHS_MAX];
 };
 
-/* One block in flight. */
+/* One request in flight: a block, or in a pass pass_span of them. */
 struct slot {
 	struct st_aio_req req;
 	struct slot *next_free;
@@ -61,6 +64,8 @@ struct run {
 	struct st_aio_queue *q;
 	struct st_load_result *r;
 	struct slot *free_slots;
+	uint64_t span;
+	unsigned depth;
 	uint64_t cursor[2]; /* the next block of a sequence: reads, writes */
 	uint64_t n_given;   /* blocks begun; of a pass */
 	uint64_t given_bytes[2];
@@ -195,23 +200,44 @@ static int check_cfg(const struct st_area_cfg *c)
 static int alloc_area(struct st_area *a)
 {
 	const struct st_area_cfg *c = &a->cfg;
+	unsigned n_slots;
+	uint64_t n;
 	int rc = st_pattern_init(&a->pattern, c->block_bytes, SEED);
 
 	if (rc)
 		return rc;
 	a->generation = calloc(a->n_blocks, sizeof(*a->generation));
 	a->is_busy = calloc(a->n_blocks, sizeof(*a->is_busy));
-	a->slots = calloc(c->depth_max, sizeof(*a->slots));
+	n_slots = c->depth_max > a->pass_depth ? c->depth_max : a->pass_depth;
+	a->slots = calloc(n_slots, sizeof(*a->slots));
 	if (!a->generation || !a->is_busy || !a->slots)
 		return st_fail(-ENOMEM, "bench: %llu blocks", (unsigned long long)a->n_blocks);
-	rc = st_arena_init(&a->arena, c->depth_max * c->block_bytes, "bench");
-	if (rc)
-		return rc;
-	for (unsigned i = 0; i < c->depth_max; i++) {
-		a->slots[i].buf = a->arena.base + i * c->block_bytes;
-		st_pattern_body(&a->pattern, a->slots[i].buf);
+	n = a->pass_depth * a->pass_span;
+	n = c->depth_max > n ? c->depth_max : n;
+	rc = st_arena_init(&a->arena, n * c->block_bytes, "bench");
+	for (uint64_t i = 0; !rc && i < n; i++)
+		st_pattern_body(&a->pattern, a->arena.base + i * c->block_bytes);
+	return rc;
+}
+
+/*
+ * Passes over small raw blocks move runs of them, which lie side by side on one path; so each path
+ * holds whole runs.
+ */
+static void shape(struct st_area *a)
+{
+	const struct st_area_cfg *c = &a->cfg;
+	uint64_t n = c->size_bytes / c->block_bytes / c->n_paths; /* on each path */
+
+	a->pass_span = 1;
+	a->pass_depth = c->depth_max;
+	if (c->is_raw && c->block_bytes < PASS_BYTES) {
+		a->pass_span = PASS_BYTES / c->block_bytes;
+		if (a->pass_span > n)
+			a->pass_span = n;
+		a->pass_depth = PASS_DEPTH;
 	}
-	return 0;
+	a->n_blocks = n / a->pass_span * a->pass_span * c->n_paths;
 }
 
 int st_area_open(struct st_area **out, const struct st_area_cfg *cfg)
@@ -226,7 +252,7 @@ int st_area_open(struct st_area **out, const struct st_area_cfg *cfg)
 	if (!a)
 		return st_fail(-ENOMEM, "bench");
 	a->cfg = *cfg;
-	a->n_blocks = cfg->size_bytes / cfg->block_bytes / cfg->n_paths * cfg->n_paths;
+	shape(a);
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
 		a->raw[p].fd = -1;
 	rc = alloc_area(a);
@@ -262,21 +288,34 @@ uint64_t st_area_blocks(const struct st_area *a)
 	return a->n_blocks;
 }
 
+uint64_t st_area_pass_span(const struct st_area *a)
+{
+	return a->pass_span;
+}
+
+const struct st_area_cfg *st_area_config(const struct st_area *a)
+{
+	return &a->cfg;
+}
+
 /* Where a block lies: a request for it that is not submitted. */
 static int locate(struct st_area *a, uint64_t nr, bool is_write, char *buf, struct st_aio_req *req)
 {
+	uint64_t run;
 	unsigned p;
 
 	if (a->store)
 		return is_write ? st_store_prep_write(a->store, (uint32_t)nr, buf, req)
 				: st_store_prep_read(a->store, (uint32_t)nr, buf, req);
-	p = (unsigned)(nr % a->cfg.n_paths);
+	run = nr / a->pass_span;
+	p = (unsigned)(run % a->cfg.n_paths);
 	req->op = is_write ? ST_AIO_WRITE : ST_AIO_READ;
 	req->fd = a->raw[p].fd;
 	req->path = a->cfg.paths[p];
 	req->buf = buf;
 	req->len_bytes = a->cfg.block_bytes;
-	req->off_bytes = nr / a->cfg.n_paths * a->cfg.block_bytes;
+	req->off_bytes =
+		(run / a->cfg.n_paths * a->pass_span + nr % a->pass_span) * a->cfg.block_bytes;
 	return 0;
 }
 
@@ -289,7 +328,7 @@ int st_area_files(struct st_area *a, struct st_area_file *files)
 	for (uint64_t nr = 0; nr < a->n_blocks; nr++) {
 		unsigned p = 0;
 
-		rc = locate(a, nr, false, a->slots[0].buf, &req);
+		rc = locate(a, nr, false, a->arena.base, &req);
 		if (rc)
 			return rc;
 		while (p < n && files[p].fd != req.fd)
@@ -349,7 +388,7 @@ static uint64_t pick(struct run *u, bool is_write)
 			nr = (uint64_t)(((unsigned __int128)next_random(u) * a->n_blocks) >> 64);
 		} else {
 			nr = u->cursor[is_write];
-			u->cursor[is_write] = nr + 1 < a->n_blocks ? nr + 1 : 0;
+			u->cursor[is_write] = nr + u->span < a->n_blocks ? nr + u->span : 0;
 		}
 	} while (a->is_busy[nr]);
 	return nr;
@@ -368,7 +407,7 @@ static bool is_over(const struct run *u)
 	if (u->rc || *u->a->cfg.stop)
 		return true;
 	if (!u->l->duration_ns)
-		return u->n_given == u->a->n_blocks;
+		return u->n_given >= u->a->n_blocks;
 	return st_now_ns() >= u->end_ns;
 }
 
@@ -381,12 +420,14 @@ static void note_failure(struct run *u, int rc)
 }
 
 /* The pattern of the next generation, and the store's checksum of it. */
-static void make_block(struct run *u, struct slot *s)
+static void make_blocks(struct run *u, struct slot *s)
 {
 	struct st_area *a = u->a;
 	int64_t t0 = u->times_pattern ? thread_cpu_ns() : 0, t1, t2;
 
-	st_pattern_stamp(&a->pattern, s->buf, s->nr, a->generation[s->nr] + 1);
+	for (uint64_t j = 0; j < u->span; j++)
+		st_pattern_stamp(&a->pattern, s->buf + j * a->cfg.block_bytes, s->nr + j,
+				 a->generation[s->nr + j] + 1);
 	t1 = u->times_pattern ? thread_cpu_ns() : 0;
 	u->r->pattern_ns += t1 - t0;
 	if (!a->store || !a->cfg.checksum)
@@ -404,8 +445,9 @@ static int give_one(struct run *u)
 
 	s->nr = pick(u, is_write);
 	if (is_write)
-		make_block(u, s);
+		make_blocks(u, s);
 	rc = locate(u->a, s->nr, is_write, s->buf, &s->req);
+	s->req.len_bytes *= u->span;
 	s->req.user = s;
 	if (!rc)
 		rc = st_aio_submit(u->q, &s->req);
@@ -414,41 +456,46 @@ static int give_one(struct run *u)
 	u->free_slots = s->next_free;
 	u->a->is_busy[s->nr] = 1;
 	u->given_bytes[is_write] += s->req.len_bytes;
-	u->n_given++;
+	u->n_given += u->span;
 	return 0;
 }
 
-static void note_wrong(struct run *u, const struct slot *s, size_t n_sectors, const char *more)
+static void note_wrong(struct run *u, const struct slot *s, uint64_t j, size_t n_sectors,
+		       const char *more)
 {
+	size_t block_bytes = u->a->cfg.block_bytes;
+
 	if (!u->r->n_wrong++)
 		snprintf(u->r->first_wrong, sizeof(u->r->first_wrong),
 			 "%s: block %llu at offset %llu: %zu of %zu sectors are not what was "
 			 "written%s",
-			 s->req.path, (unsigned long long)s->nr,
-			 (unsigned long long)s->req.off_bytes, n_sectors,
-			 u->a->cfg.block_bytes / ST_PATTERN_SECTOR, more);
-	st_pattern_body(&u->a->pattern, s->buf); /* the next write shall be right */
+			 s->req.path, (unsigned long long)(s->nr + j),
+			 (unsigned long long)(s->req.off_bytes + j * block_bytes), n_sectors,
+			 block_bytes / ST_PATTERN_SECTOR, more);
+	/* the next write from here shall be right */
+	st_pattern_body(&u->a->pattern, s->buf + j * block_bytes);
 }
 
-static void check_block(struct run *u, struct slot *s)
+static void check_blocks(struct run *u, struct slot *s)
 {
 	struct st_area *a = u->a;
-	int64_t t0 = u->times_pattern ? thread_cpu_ns() : 0, t1, t2;
-	uint32_t g = a->generation[s->nr];
-	size_t n_wrong;
-	int rc = 0;
+	int64_t t0 = u->times_pattern ? thread_cpu_ns() : 0, t1;
+	int rc = a->store ? st_store_read_done(a->store, (uint32_t)s->nr, s->buf) : 0;
 
-	if (a->store)
-		rc = st_store_read_done(a->store, (uint32_t)s->nr, s->buf);
 	t1 = u->times_pattern ? thread_cpu_ns() : 0;
 	if (a->store && a->cfg.checksum)
 		u->r->checksum_ns += t1 - t0;
-	n_wrong = u->l->is_thorough || rc ? st_pattern_wrong_all(&a->pattern, s->buf, s->nr, g)
-					  : st_pattern_wrong(&a->pattern, s->buf, s->nr, g);
-	t2 = u->times_pattern ? thread_cpu_ns() : 0;
-	u->r->pattern_ns += t2 - t1;
-	if (n_wrong || rc)
-		note_wrong(u, s, n_wrong, rc ? " (the checksum says so too)" : "");
+	for (uint64_t j = 0; j < u->span; j++) {
+		const char *block = s->buf + j * a->cfg.block_bytes;
+		uint32_t g = a->generation[s->nr + j];
+		size_t n = u->l->is_thorough || rc
+				   ? st_pattern_wrong_all(&a->pattern, block, s->nr + j, g)
+				   : st_pattern_wrong(&a->pattern, block, s->nr + j, g);
+
+		if (n || rc)
+			note_wrong(u, s, j, n, rc ? " (the checksum says so too)" : "");
+	}
+	u->r->pattern_ns += u->times_pattern ? thread_cpu_ns() - t1 : 0;
 }
 
 static void take_one(struct run *u, struct slot *s)
@@ -472,10 +519,11 @@ static void take_one(struct run *u, struct slot *s)
 	u->r->n_bytes += s->req.len_bytes;
 	st_hist_add(&u->r->latency, s->req.done_ns - s->req.submit_ns);
 	if (!is_write) {
-		check_block(u, s);
+		check_blocks(u, s);
 		return;
 	}
-	a->generation[s->nr]++;
+	for (uint64_t j = 0; j < u->span; j++)
+		a->generation[s->nr + j]++;
 	if (a->store)
 		st_store_write_done(a->store, (uint32_t)s->nr, s->checksum);
 }
@@ -522,9 +570,12 @@ static int check_load(const struct st_area *a, const struct st_load *l)
 
 static void link_slots(struct run *u)
 {
-	for (unsigned i = u->l->depth; i-- > 0;) {
-		u->a->slots[i].next_free = u->free_slots;
-		u->free_slots = &u->a->slots[i];
+	for (unsigned i = u->depth; i-- > 0;) {
+		struct slot *s = &u->a->slots[i];
+
+		s->buf = u->a->arena.base + i * u->span * u->a->cfg.block_bytes;
+		s->next_free = u->free_slots;
+		u->free_slots = s;
 	}
 	memset(u->a->is_busy, 0, u->a->n_blocks); /* a run that failed may have left some */
 }
@@ -539,18 +590,22 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	if (rc)
 		return rc;
 	*r = (struct st_load_result){ 0 };
-	cfg.depth = l->depth;
+	u.span = l->duration_ns ? 1 : a->pass_span;
+	u.depth = u.span > 1 ? a->pass_depth : l->depth;
+	if (u.span > 1)
+		cfg.block_bytes = u.span * a->cfg.block_bytes;
+	cfg.depth = u.depth;
 	rc = st_aio_open(&u.q, &cfg);
 	if (rc)
 		return rc;
 	r->backend = st_aio_name(u.q);
-	rc = st_aio_register(u.q, a->arena.base, l->depth * a->cfg.block_bytes);
+	rc = st_aio_register(u.q, a->arena.base, u.depth * u.span * a->cfg.block_bytes);
 	if (rc)
 		goto out;
 	link_slots(&u);
 	/* Mixed: the writes begin half-way, so that neither meets the other soon. */
 	u.cursor[1] = l->op == ST_LOAD_MIXED ? a->n_blocks / 2 : 0;
-	u.times_pattern = a->cfg.block_bytes >= TIMED_BYTES;
+	u.times_pattern = u.span * a->cfg.block_bytes >= TIMED_BYTES;
 	cpu_ns = process_cpu_ns();
 	start_ns = st_now_ns();
 	u.random = SEED ^ (uint64_t)start_ns;

@@ -79,6 +79,11 @@ ST_MUST_CHECK int st_area_open(struct st_area **a, const struct st_area_cfg *cfg
 void st_area_close(struct st_area *a);
 
 uint64_t st_area_blocks(const struct st_area *a);
+/** st_area_pass_span() - blocks that one request of a pass moves: more than one where blocks are
+ *  small. */
+uint64_t st_area_pass_span(const struct st_area *a);
+/** st_area_config() - what it was opened with. */
+const struct st_area_cfg *st_area_config(const struct st_area *a);
 
 /**
  * st_area_run() - one load, on a queue of its own (opened and closed outside what is timed).

@@ -9,4 +9,6 @@
 
 #include "cli/args.h"
 
+extern const struct st_verb st_verb_bench_nvme;
+
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/verbs.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
 #include "core/status.h"
@@ -43,11 +44,17 @@ static const struct st_verb verb_version = {
 };
 
 static const struct st_verb *const verbs[] = {
-	&st_verb_train,          &st_verb_plan,
-	&st_verb_sample,         &st_verb_config_check,
-	&st_verb_config_explain, &st_verb_config_dump,
-	&st_verb_config_schema,  &st_verb_config_help,
-	&verb_version,           &verb_help,
+	&st_verb_train,
+	&st_verb_plan,
+	&st_verb_sample,
+	&st_verb_config_check,
+	&st_verb_config_explain,
+	&st_verb_config_dump,
+	&st_verb_config_schema,
+	&st_verb_config_help,
+	&st_verb_bench_nvme,
+	&verb_version,
+	&verb_help,
 };
 
 static const char *verb_name(const void *user, size_t i)

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench/report.c - notes, and the line that says what goes on. */
+#include "bench/report.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/log.h"
+
+void st_report_wipe(struct st_report *r)
+{
+	if (!r->has_status)
+		return;
+	fputs("\r\033[K", stderr);
+	fflush(stderr);
+	r->has_status = false;
+}
+
+static void on_log(void *user, enum st_log_level level, const char *line)
+{
+	st_report_wipe(user);
+	fprintf(stderr, "# %s%s\n", level <= ST_LOG_WARN ? "warning: " : "", line);
+}
+
+void st_report_begin(struct st_report *r, enum st_table_form form)
+{
+	const char *term = getenv("TERM");
+
+	*r = (struct st_report){
+		.form = form,
+		.notes = form == ST_TABLE_TEXT ? stdout : stderr,
+		.is_terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0,
+	};
+	st_log_set(on_log, r, ST_LOG_INFO);
+}
+
+void st_report_end(struct st_report *r)
+{
+	st_report_wipe(r);
+	st_log_set(NULL, NULL, ST_LOG_ERROR);
+}
+
+void st_report_note(struct st_report *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	st_report_wipe(r);
+	fputs("# ", r->notes);
+	va_start(ap, fmt);
+	vfprintf(r->notes, fmt, ap);
+	va_end(ap);
+	fputc('\n', r->notes);
+	fflush(r->notes);
+}
+
+void st_report_status(struct st_report *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!r->is_terminal)
+		return;
+	st_report_wipe(r);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fflush(stderr);
+	r->has_status = true;
+}
+
+int st_report_check_file(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char dir[PATH_MAX];
+	struct stat st;
+
+	if (!stat(path, &st)) {
+		if (S_ISDIR(st.st_mode) || access(path, W_OK))
+			return st_fail(STRATA_E_INPUT, "%s cannot be written: name another file.",
+				       path);
+		return 0;
+	}
+	if (snprintf(dir, sizeof(dir), "%.*s", slash ? (int)(slash == path ? 1 : slash - path) : 1,
+		     slash ? path : ".") >= (int)sizeof(dir))
+		return st_fail(STRATA_E_INPUT, "%.64s...: the name is too long.", path);
+	if (access(dir, W_OK | X_OK))
+		return st_fail(STRATA_E_INPUT,
+			       "%s cannot be made (%s): name a file in a directory that this user "
+			       "may write to.",
+			       path, strerror(errno));
+	return 0;
+}
