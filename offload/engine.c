@@ -25,7 +25,7 @@ struct command {
 	enum st_variant variant;
 	const struct st_step_in *step;   /* STEP */
 	const int32_t *tokens, *targets; /* EVAL; borrowed until done */
-	st_engine_emit *emit;
+	st_emit_fn *emit;
 	void *emit_user;
 	struct st_run *run; /* out: the run that did it, read before the next command */
 	bool is_taken, is_done;
@@ -369,6 +369,19 @@ static void serve(struct st_engine *e)
 
 /* ---- the engine thread --------------------------------------------------------------------- */
 
+bool st_snapshot_parse(const void *bytes, size_t n_bytes, struct st_snapshot *out)
+{
+	struct st_snapshot s;
+
+	if (n_bytes != sizeof(s))
+		return false;
+	memcpy(&s, bytes, sizeof(s));
+	if (s.magic != SNAPSHOT_MAGIC)
+		return false;
+	*out = s;
+	return true;
+}
+
 static int open_store(struct st_engine *e)
 {
 	const struct st_layout *l = e->cfg.plan->layout;
@@ -381,6 +394,8 @@ static int open_store(struct st_engine *e)
 		.extent_names = (const char *const *)l->extent_names,
 		.checksum = e->cfg.checksum,
 	};
+	unsigned char kept[ST_STORE_SNAPSHOT_MAX];
+	size_t n;
 	int rc;
 
 	if (!e->cfg.resume)
@@ -388,8 +403,8 @@ static int open_store(struct st_engine *e)
 	rc = st_store_open(&e->store, &cfg, e->cfg.resume);
 	if (rc)
 		return rc;
-	if (st_store_snapshot(e->store, &e->snapshot, sizeof(e->snapshot)) != sizeof(e->snapshot) ||
-	    e->snapshot.magic != SNAPSHOT_MAGIC)
+	n = st_store_snapshot(e->store, kept, sizeof(kept));
+	if (!st_snapshot_parse(kept, n, &e->snapshot))
 		return st_fail(
 			STRATA_E_INPUT,
 			"the run ended before anything was saved, so there is nothing to resume: "
@@ -692,7 +707,7 @@ int st_engine_save(struct st_engine *e)
 	return rc;
 }
 
-int st_engine_export(struct st_engine *e, st_engine_emit *emit, void *user)
+int st_engine_export(struct st_engine *e, st_emit_fn *emit, void *user)
 {
 	struct command c = { .variant = ST_VARIANT_EXPORT, .emit = emit, .emit_user = user };
 	int rc = settle(e);

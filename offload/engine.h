@@ -49,6 +49,9 @@ struct st_snapshot { /* what the root of a commit names: the boundary after `ste
 	uint64_t numeric_plan, data_id;
 };
 
+/** st_snapshot_parse() - what a store keeps with a commit. @return false: not of an engine */
+bool st_snapshot_parse(const void *bytes, size_t n_bytes, struct st_snapshot *out);
+
 struct st_step_in {
 	const int32_t *tokens, *targets; /* [n_mb * batch * seq] */
 	double lr;
@@ -97,12 +100,10 @@ ST_MUST_CHECK int st_engine_eval(struct st_engine *e, const int32_t *tokens, con
  * durably. */
 ST_MUST_CHECK int st_engine_save(struct st_engine *e);
 
-/* One tensor's run of elements, in order of units and elements; padding is left out. */
-typedef int st_engine_emit(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
-			   const float *master, const float *m, const float *v);
-/** st_engine_export() - hand out the whole state. emit runs on the worker. Applies what is pending.
+/** st_engine_export() - hand out the whole state in order of units and elements. emit runs on the
+ *  worker. Applies what is pending.
  */
-ST_MUST_CHECK int st_engine_export(struct st_engine *e, st_engine_emit *emit, void *user);
+ST_MUST_CHECK int st_engine_export(struct st_engine *e, st_emit_fn *emit, void *user);
 
 /** st_engine_state_hash() - hash of the logical state: per tensor, sorted by name, master, m and v;
  *  step and cursor. Independent of placement and budgets. */

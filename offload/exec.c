@@ -307,34 +307,9 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 
 /* ---- first values and export --------------------------------------------------------------- */
 
-/* Calls fn for each run of elements that tile and a tensor share; off: in the tile. */
-static int each_tensor(const struct st_exec *x, uint32_t tile,
-		       int (*fn)(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
-				 size_t off),
-		       void *user)
-{
-	const struct st_tile *tl = &x->plan->layout->tiles[tile];
-	const struct st_unit_desc *u = &x->plan->cfg.model->units[tl->unit];
-	size_t end = tl->first_elem + tl->elems;
-
-	for (unsigned i = 0; i < u->n_tensors; i++) {
-		const struct st_tensor_desc *t = &u->tensors[i];
-		size_t lo = t->first_elem > tl->first_elem ? t->first_elem : tl->first_elem;
-		size_t hi = t->first_elem + t->elems < end ? t->first_elem + t->elems : end;
-		int rc =
-			lo < hi ? fn(user, t, lo - t->first_elem, hi - lo, lo - tl->first_elem) : 0;
-
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
 struct piece {
 	const struct st_exec *x;
-	const struct st_run *run;
 	float *master;
-	const float *m, *v;
 };
 
 static int fill_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
@@ -343,15 +318,6 @@ static int fill_piece(void *user, const struct st_tensor_desc *t, size_t first, 
 	const struct piece *p = user;
 
 	return p->x->cfg->fill(p->x->cfg->fill_user, t, first, n, p->master + off);
-}
-
-static int emit_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
-		      size_t off)
-{
-	const struct piece *p = user;
-
-	return p->run->emit(p->run->emit_user, t, first, n, p->master + off, p->m + off,
-			    p->v + off);
 }
 
 static int run_fill(struct st_exec *x, const struct st_program *p, const struct st_op *op)
@@ -365,7 +331,7 @@ static int run_fill(struct st_exec *x, const struct st_program *p, const struct 
 	int rc;
 
 	memset(piece.master, 0, n * sizeof(float));
-	rc = each_tensor(x, op->tile, fill_piece, &piece);
+	rc = st_tile_each_tensor(l, op->tile, fill_piece, &piece);
 	if (rc)
 		return rc;
 	st_tile_state_arrays(l, op->tile, state, &lo, &m, &v);
@@ -377,24 +343,12 @@ static int run_fill(struct st_exec *x, const struct st_program *p, const struct 
 	return 0;
 }
 
-static int run_emit(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+static int run_emit(const struct st_exec *x, const struct st_program *p, const struct st_op *op,
 		    const struct st_run *run)
 {
-	const struct st_layout *l = x->plan->layout;
-	size_t n = l->tiles[op->tile].elems;
-	struct piece piece = { .x = x, .run = run, .master = operand(x, p, op, ST_ROLE_WORK) };
-	const char *param = operand(x, p, op, ST_ROLE_PARAM0);
-	int16_t *lo;
-	float *m, *v;
-
-	st_tile_state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
-	piece.m = m;
-	piece.v = v;
-	if (lo)
-		strata_optim_join(n, (const uint16_t *)param, lo, piece.master);
-	else
-		memcpy(piece.master, param, n * sizeof(float));
-	return each_tensor(x, op->tile, emit_piece, &piece);
+	return st_tile_emit(x->plan->layout, op->tile, operand(x, p, op, ST_ROLE_PARAM0),
+			    operand(x, p, op, ST_ROLE_STATE), operand(x, p, op, ST_ROLE_WORK),
+			    run->emit, run->emit_user);
 }
 
 int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void *ctx)

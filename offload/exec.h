@@ -21,10 +21,10 @@ struct st_run {
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
-	struct strata_optim_step optim[2];            /* IMMEDIATE updates: without and with decay */
+	struct strata_optim_step optim[2];        /* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
 	bool is_reported;
-	st_engine_emit *emit;
+	st_emit_fn *emit;
 	void *emit_user;
 };
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define STATE_GAP_BYTES ((size_t)4096)
 #define GAP_STEP_BYTES  ((size_t)1344) /* 21 cache lines; three of them fit the gap */
@@ -38,6 +39,56 @@ void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state,
 	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)(base + off[0]);
 	*m = (float *)(base + off[1]);
 	*v = (float *)(base + off[2]);
+}
+
+int st_tile_each_tensor(const struct st_layout *l, uint32_t tile, st_tensor_run_fn *fn, void *user)
+{
+	const struct st_tile *tl = &l->tiles[tile];
+	const struct st_unit_desc *u = &l->model->units[tl->unit];
+	size_t end = tl->first_elem + tl->elems;
+
+	for (unsigned i = 0; i < u->n_tensors; i++) {
+		const struct st_tensor_desc *t = &u->tensors[i];
+		size_t lo = t->first_elem > tl->first_elem ? t->first_elem : tl->first_elem;
+		size_t hi = t->first_elem + t->elems < end ? t->first_elem + t->elems : end;
+		int rc =
+			lo < hi ? fn(user, t, lo - t->first_elem, hi - lo, lo - tl->first_elem) : 0;
+
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+struct emitted {
+	const float *master, *m, *v;
+	st_emit_fn *emit;
+	void *user;
+};
+
+static int emit_run(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
+{
+	const struct emitted *e = user;
+
+	return e->emit(e->user, t, first, n, e->master + off, e->m + off, e->v + off);
+}
+
+int st_tile_emit(const struct st_layout *l, uint32_t tile, const void *param, void *state,
+		 float *master, st_emit_fn *emit, void *user)
+{
+	struct emitted e = { .master = master, .emit = emit, .user = user };
+	size_t n = l->tiles[tile].elems;
+	int16_t *lo;
+	float *m, *v;
+
+	st_tile_state_arrays(l, tile, state, &lo, &m, &v);
+	if (lo)
+		strata_optim_join(n, param, lo, master);
+	else
+		memcpy(master, param, n * sizeof(float));
+	e.m = m;
+	e.v = v;
+	return st_tile_each_tensor(l, tile, emit_run, &e);
 }
 
 size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile)

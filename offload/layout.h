@@ -64,6 +64,28 @@ void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state,
 			  float **m, float **v);
 /* Where they begin, in bytes from the buffer's start: lo, m, v; lo's means nothing in fp32. */
 void st_tile_state_offsets(const struct st_layout *l, uint32_t tile, size_t off_bytes[3]);
+/**
+ * st_tile_each_tensor() - calls fn for each run of elements that the tile and a tensor share, in
+ * order: elements [first, first + n) of t lie at `off` in the tile. What is left is padding.
+ * @return 0, or the first failure of fn
+ */
+typedef int st_tensor_run_fn(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+			     size_t off);
+ST_MUST_CHECK int st_tile_each_tensor(const struct st_layout *l, uint32_t tile,
+				      st_tensor_run_fn *fn, void *user);
+
+/* Elements [first, first + n) of a tensor: master weights and moments. */
+typedef int st_emit_fn(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
+		       const float *master, const float *m, const float *v);
+/**
+ * st_tile_emit() - hand out what a tile holds, tensor by tensor; padding is left out.
+ * @param param, state  in, the tile's two extents
+ * @param master        out, scratch [elems of the tile]
+ * @return 0, or the first failure of emit
+ */
+ST_MUST_CHECK int st_tile_emit(const struct st_layout *l, uint32_t tile, const void *param,
+			       void *state, float *master, st_emit_fn *emit, void *user);
+
 size_t st_unit_param_bytes(const struct st_layout *l, uint32_t unit);
 size_t st_unit_accum_bytes(const struct st_layout *l, uint32_t unit);
 
