@@ -144,6 +144,11 @@ static void say_result(const struct train *t, const struct strata_result *r)
 
 /* ---- the run ------------------------------------------------------------------------------- */
 
+static bool has_signal(void *user)
+{
+	return st_watch_signal(user) != 0;
+}
+
 static int load_and_open(struct train *t)
 {
 	const struct strata_options opt = {
@@ -155,6 +160,8 @@ static int load_and_open(struct train *t)
 		.resume = t->args->resume,
 		.log = st_progress_log,
 		.log_user = t->progress,
+		.stops = has_signal,
+		.stops_user = t->watch,
 	};
 	int rc = strata_trainer_open(&t->trainer, t->args->config, &opt);
 
@@ -195,13 +202,18 @@ static int loop(struct train *t, uint64_t *step)
 
 static int stop(struct train *t, uint64_t step)
 {
-	int rc = strata_trainer_save(t->trainer);
+	int rc = step ? strata_trainer_save(t->trainer) : 0;
 
 	st_progress_end(t->progress);
 	if (!rc)
 		rc = st_progress_stopped(t->progress, step);
 	if (rc)
 		return rc;
+	if (!step && !t->args->resume) {
+		st_progress_say(t->progress, false,
+				"stopped before the first step: nothing is left");
+		return 0;
+	}
 	st_progress_say(t->progress, false, "stopped after step %" PRIu64 ", which is saved", step);
 	say_resume(t, "  go on    ", NULL);
 	return 0;
@@ -249,10 +261,16 @@ static int train_run(const void *args, char **argv)
 	signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error of the write, with a message */
 	rc = st_progress_create(&t.progress, (enum st_progress_mode)t.args->progress);
 	if (!rc)
-		rc = st_watch_start(&t.watch, t.progress);
+		rc = st_watch_start(&t.watch, t.progress, t.args->resume);
 	if (!rc)
 		rc = load_and_open(&t);
-	if (rc) {
+	if (rc == STRATA_E_CANCELLED && st_watch_signal(t.watch)) {
+		st_progress_say(t.progress, false,
+				"stopped before the first step: nothing is left");
+		code = 128 + st_watch_signal(t.watch);
+	} else if (rc == -EALREADY) {
+		st_progress_say(t.progress, false, "%s", strata_last_error());
+	} else if (rc) {
 		code = st_report(rc);
 	} else {
 		st_watch_attach(t.watch, t.trainer);
@@ -290,7 +308,9 @@ static const struct st_opt options[] = {
 const struct st_verb st_verb_train = {
 	.name = "train",
 	.summary = "train a model; what is needed beyond memory lives on NVMe",
-	.more = "SIGINT and SIGTERM stop after the current step and save: go on with --resume.\n"
+	.more = "SIGINT and SIGTERM stop after the current step and save: go on with --resume. "
+		"Before\n"
+		"the first step nothing is left.\n"
 		"A second one, a second later or more, stops at once.\n\n"
 		"exit code: 0 done; 2 bad input or usage; 3 does not fit the memory budgets;\n"
 		"4 I/O error; 5 numbers no longer finite; 130, 143 stopped by SIGINT, SIGTERM\n",

@@ -20,10 +20,34 @@ struct st_watch {
 	sigset_t set;
 	pthread_mutex_t lock; /* guards trainer against being closed while it is told to stop */
 	struct strata_trainer *trainer;
+	bool was_attached, resumes;
 	atomic_int signal;
 	int64_t signal_ns; /* when it came */
 	atomic_bool ends;
 };
+
+static const char *signal_name(int sig)
+{
+	return sig == SIGINT ? "SIGINT" : sig == SIGTERM ? "SIGTERM" : "SIGHUP";
+}
+
+/* The first one. */
+static void ask_to_stop(struct st_watch *w, int sig)
+{
+	pthread_mutex_lock(&w->lock);
+	if (!w->was_attached && w->resumes) {
+		st_progress_say(w->progress, false,
+				"%s: stopped before the first step; what is saved is as it was",
+				signal_name(sig));
+		_exit(128 + sig);
+	}
+	st_progress_say(w->progress, false, "%s: stopping %s (a second signal stops at once)",
+			signal_name(sig),
+			w->was_attached ? "after this step" : "before the first step");
+	if (w->trainer)
+		strata_trainer_stop(w->trainer);
+	pthread_mutex_unlock(&w->lock);
+}
 
 static void on_stop_signal(struct st_watch *w, int sig)
 {
@@ -39,15 +63,7 @@ static void on_stop_signal(struct st_watch *w, int sig)
 		_exit(128 + sig);
 	}
 	w->signal_ns = st_now_ns();
-	st_progress_say(w->progress, false,
-			"%s: stopping after this step (a second signal stops at once)",
-			sig == SIGINT    ? "SIGINT"
-			: sig == SIGTERM ? "SIGTERM"
-					 : "SIGHUP");
-	pthread_mutex_lock(&w->lock);
-	if (w->trainer)
-		strata_trainer_stop(w->trainer);
-	pthread_mutex_unlock(&w->lock);
+	ask_to_stop(w, sig);
 }
 
 static void *watch(void *user)
@@ -78,7 +94,7 @@ static void choose_signals(sigset_t *set)
 			sigaddset(set, stop[i]);
 }
 
-int st_watch_start(struct st_watch **out, struct st_progress *progress)
+int st_watch_start(struct st_watch **out, struct st_progress *progress, bool resumes)
 {
 	struct st_watch *w = calloc(1, sizeof(*w));
 	int rc;
@@ -86,6 +102,7 @@ int st_watch_start(struct st_watch **out, struct st_progress *progress)
 	if (!w)
 		return st_fail(-ENOMEM, "signals");
 	w->progress = progress;
+	w->resumes = resumes;
 	choose_signals(&w->set);
 	pthread_mutex_init(&w->lock, NULL);
 	rc = -pthread_sigmask(SIG_BLOCK, &w->set, NULL);
@@ -104,6 +121,7 @@ void st_watch_attach(struct st_watch *w, struct strata_trainer *t)
 {
 	pthread_mutex_lock(&w->lock);
 	w->trainer = t;
+	w->was_attached = true;
 	if (t && st_watch_signal(w)) /* it came while the trainer was being opened */
 		strata_trainer_stop(t);
 	pthread_mutex_unlock(&w->lock);

@@ -221,6 +221,13 @@ static void fill_info(struct st_setup *s)
 	};
 }
 
+int st_setup_stops(const struct strata_options *opt)
+{
+	return opt->stops && opt->stops(opt->stops_user)
+		       ? st_fail(STRATA_E_CANCELLED, "stopped before the first step.")
+		       : 0;
+}
+
 int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
 		  bool needs_data)
 {
@@ -247,7 +254,11 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	if (!rc && needs_data)
 		rc = open_data(s);
 	if (!rc)
+		rc = st_setup_stops(opt);
+	if (!rc)
 		rc = make_plan(s);
+	if (!rc)
+		rc = st_setup_stops(opt);
 	if (rc) {
 		st_setup_close(s);
 		return rc;

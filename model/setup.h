@@ -35,6 +35,8 @@ struct st_setup {
  */
 ST_MUST_CHECK int st_setup_open(struct st_setup *s, const char *config_path,
 				const struct strata_options *opt, bool needs_data);
+/** st_setup_stops() - STRATA_E_CANCELLED if opt->stops says so, else 0. */
+ST_MUST_CHECK int st_setup_stops(const struct strata_options *opt);
 void st_setup_close(struct st_setup *s);
 
 #endif

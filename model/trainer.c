@@ -28,6 +28,7 @@ struct strata_trainer {
 	struct st_engine *engine;
 	struct st_safetensors *init; /* weights to start from, or NULL */
 	char *run_json;              /* [RUN_JSON_BYTES] */
+	struct strata_options opt;   /* of those given to open, flags and callbacks */
 	int lock_fd;
 	size_t made_from; /* output's path from here on was made by us; 0: it was there */
 	bool owns_output, has_store;
@@ -129,6 +130,54 @@ static int lock_output(struct strata_trainer *t, const char *dir)
 	return 0;
 }
 
+/* The last step in OUTPUT/log.jsonl, 0 if there is none. */
+static uint64_t logged_steps(const char *dir)
+{
+	char path[4096], line[2048];
+	uint64_t step = 0;
+	FILE *f;
+	int fd;
+
+	if (path_in(path, sizeof(path), dir, "log.jsonl"))
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	if (!f && fd >= 0)
+		close(fd);
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f)) {
+		const char *at = strstr(line, "\"step\":");
+
+		step = at ? strtoull(at + 7, NULL, 10) : step;
+	}
+	fclose(f);
+	return step;
+}
+
+/* There is no run.json: because the run is complete, or because there never was one? */
+static int cannot_resume(const struct strata_trainer *t, const char *dir)
+{
+	uint64_t done = logged_steps(dir);
+	char path[4096];
+	int rc = path_in(path, sizeof(path), dir, "model.safetensors");
+
+	if (rc)
+		return rc;
+	if (!done || access(path, F_OK))
+		return st_fail(STRATA_E_INPUT, "output %s holds no run to resume (no run.json)",
+			       dir);
+	if (done == t->setup.cfg->steps)
+		return st_fail(
+			-EALREADY,
+			"all %llu steps are done: the result is in %s, nothing is left to do.",
+			(unsigned long long)done, dir);
+	return st_fail(STRATA_E_INPUT,
+		       "output %s: the run ended after %llu steps, and its state was removed then"
+		       " (strata.nvme.keep), so it cannot go on; start anew with another --output",
+		       dir, (unsigned long long)done);
+}
+
 /* Make the output directory ours. */
 static int take_output(struct strata_trainer *t, bool resumes)
 {
@@ -139,8 +188,7 @@ static int take_output(struct strata_trainer *t, bool resumes)
 	if (rc)
 		return rc;
 	if (resumes && access(path, F_OK))
-		return st_fail(STRATA_E_INPUT, "output %s holds no run to resume (no run.json)",
-			       dir);
+		return cannot_resume(t, dir);
 	if (!resumes && access(path, F_OK))
 		rc = refuse_to_replace(dir);
 	if (!rc && !resumes)
@@ -317,8 +365,11 @@ static int open_init(struct strata_trainer *t)
 static int fill(void *user, const struct st_tensor_desc *d, size_t first, size_t n, float *out)
 {
 	struct strata_trainer *t = user;
+	int rc = st_setup_stops(&t->opt);
 	int64_t at;
 
+	if (rc)
+		return rc;
 	if (!t->init) {
 		st_init_fill(d, t->setup.cfg->seed, first, n, out);
 		return 0;
@@ -330,6 +381,13 @@ static int fill(void *user, const struct st_tensor_desc *d, size_t first, size_t
 }
 
 /* ---- open and close ------------------------------------------------------------------------ */
+
+static int write_run_json(void *user)
+{
+	const struct strata_trainer *t = user;
+
+	return write_text(t, "run.json", t->run_json);
+}
 
 static int start_engine(struct strata_trainer *t, bool resumes)
 {
@@ -364,6 +422,8 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.data_id = t->setup.data_id,
 		.fill = fill,
 		.fill_user = t,
+		.store_made = write_run_json,
+		.store_made_user = t,
 	};
 
 	for (size_t i = 0; i < c->nvme.weights.n; i++)
@@ -432,10 +492,13 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	}
 	t->first_step = t->step + 1;
 	t->setup.info.io = st_engine_io(t->engine);
-	if (!opt->resume) /* first: without it, what follows would be in the way of a second try */
-		rc = write_text(t, "run.json", t->run_json);
-	if (!rc)
-		rc = open_log(t);
+	if (t->step > t->setup.cfg->steps && !opt->brings_batches)
+		return st_fail(STRATA_E_INPUT,
+			       "output %s: %llu steps are done, more than the %llu asked for: steps"
+			       " count in total, give more to go on",
+			       t->setup.cfg->output, (unsigned long long)t->step,
+			       (unsigned long long)t->setup.cfg->steps);
+	rc = open_log(t);
 	if (!rc)
 		rc = dump_config(t);
 	t->has_store = !rc;
@@ -454,6 +517,9 @@ int strata_trainer_open(struct strata_trainer **out, const char *config_path,
 	if (!opt)
 		opt = &none;
 	t->lock_fd = -1;
+	t->opt = *opt;
+	t->opt.sets = NULL;
+	t->opt.output = NULL;
 	if (opt->log) {
 		t->log_fn = opt->log;
 		t->log_user = opt->log_user;
@@ -466,6 +532,7 @@ int strata_trainer_open(struct strata_trainer **out, const char *config_path,
 		strata_trainer_close(t);
 		return rc;
 	}
+	t->opt.stops = NULL; /* from now on strata_trainer_stop() is asked */
 	*out = t;
 	return 0;
 }
@@ -495,15 +562,17 @@ static void remove_traces(struct strata_trainer *t)
 void strata_trainer_close(struct strata_trainer *t)
 {
 	struct st_error last;
+	bool began;
 
 	if (!t)
 		return;
 	st_error_save(&last);
+	began = t->opt.resume || (t->has_store && (t->step || !strata_trainer_stopped(t)));
 	if (t->engine)
-		st_engine_close(t->engine, !t->has_store && !t->setup.info.resumed_step);
+		st_engine_close(t->engine, !began);
 	if (t->log)
 		fclose(t->log);
-	if (!t->has_store)
+	if (!began)
 		remove_traces(t);
 	if (t->lock_fd >= 0)
 		close(t->lock_fd);

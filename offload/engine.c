@@ -403,12 +403,13 @@ static int open_store(struct st_engine *e)
 	rc = st_store_open(&e->store, &cfg, e->cfg.resume);
 	if (rc)
 		return rc;
+	if (!st_store_generation(e->store)) {
+		st_log(ST_LOG_WARN, "the run ended before anything was committed: it begins anew");
+		return 0;
+	}
 	n = st_store_snapshot(e->store, kept, sizeof(kept));
 	if (!st_snapshot_parse(kept, n, &e->snapshot))
-		return st_fail(
-			STRATA_E_INPUT,
-			"the run ended before anything was saved, so there is nothing to resume: "
-			"start anew with another --output");
+		return st_fail(STRATA_E_INPUT, "the store holds no state of a training run");
 	if (e->snapshot.numeric_plan != e->cfg.numeric_plan)
 		return st_fail(STRATA_E_STALE,
 			       "the state was made with another numeric plan (model, batch, "
@@ -595,6 +596,8 @@ int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, ch
 		pthread_cond_wait(&e->changed, &e->lock);
 	rc = e->broken.rc ? st_error_raise(&e->broken) : 0;
 	pthread_mutex_unlock(&e->lock);
+	if (!rc && cfg->store_made && !cfg->resume)
+		rc = cfg->store_made(cfg->store_made_user);
 	if (!rc)
 		rc = first_state(e);
 	if (rc)

@@ -41,6 +41,13 @@ struct st_engine_cfg {
 	/* First values: elements [first, first + n) of tensor t of a unit, fp32. On the worker. */
 	int (*fill)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out);
 	void *fill_user;
+	/*
+	 * optional. The store was made and its run_json is there, nothing is committed yet: to be
+	 * kept now, so that whatever ends the process, either no state was committed or run_json
+	 * names it. On the thread of st_engine_create(); <0 ends that.
+	 */
+	int (*store_made)(void *user);
+	void *store_made_user;
 };
 
 struct st_snapshot { /* what the root of a commit names: the boundary after `step` */
@@ -82,7 +89,8 @@ ST_MUST_CHECK int st_engine_create(struct st_engine **out, const struct st_engin
  * it. */
 void st_engine_close(struct st_engine *e, bool removes_store);
 
-/** st_engine_resumed() - the snapshot that the store held; false for a new one. */
+/** st_engine_resumed() - the snapshot that the store held; false for a new one, and for one whose
+ *  run ended before its first commit: it begins with first values. */
 bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out);
 
 /** st_engine_step() - one optimizer step; returns when its loss and norm are known.

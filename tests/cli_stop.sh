@@ -74,6 +74,41 @@ kill -TERM $pid 2>/dev/null
 wait $pid
 [ $? -eq 143 ] || fail 'a signal during the start: not exit code 143'
 
+# However early: exit code 143, and of a run that made no step nothing is left.
+n_before=0
+for delay in 0.005 0.02 0.04 0.06 0.08 0.1 0.15 0.2; do
+	before=$(find nvme -mindepth 1 | sort)
+	"$strata" train c.json --output soon --steps 1000000 --set strata.model.vocab_size=20000 \
+		>soon.txt 2>soon.err &
+	pid=$!
+	sleep $delay
+	kill -TERM $pid
+	wait $pid
+	code=$?
+	# The program may not have got as far as to choose which signals it waits for.
+	[ $code -eq 143 ] || fail "a signal after $delay s: exit code $code"
+	if [ ! -s soon.err ] || grep -q '^stopped before the first step: nothing is left$' soon.err; then
+		n_before=$((n_before + 1))
+		[ ! -e soon ] || fail "stopped before the first step: the output is left"
+		[ "$before" = "$(find nvme -mindepth 1 | sort)" ] ||
+			fail 'stopped before the first step: something is left on nvme_path'
+	fi
+	rm -rf soon
+done
+[ "$n_before" -gt 0 ] || note 'no signal came before the first step'
+
+# Going on: nothing to do, or what there is cannot become what is asked for.
+run 0 "$strata" train c.json --output over --steps 3
+run 2 "$strata" train c.json --output over --steps 2 --resume
+has err.txt '^strata: output over: 3 steps are done, more than the 2 asked for'
+run 0 "$strata" train c.json --output gone --steps 3 --set 'strata.nvme.keep="never"'
+cp -r gone gone.copy
+run 0 "$strata" train c.json --output gone --steps 3 --resume
+has err.txt '^all 3 steps are done: the result is in gone, nothing is left to do'
+cmp -s gone/model.safetensors gone.copy/model.safetensors || fail 'resuming changed a finished run'
+run 2 "$strata" train c.json --output gone --steps 4 --resume
+has err.txt '^strata: output gone: the run ended after 3 steps, and its state was removed'
+
 # A reader that goes away.
 "$strata" train c.json --output pipe --steps 1000000 --progress json 2>pipe.err | head -n 2 >pipe.txt
 code=${PIPESTATUS[0]}

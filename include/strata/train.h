@@ -47,6 +47,10 @@ struct strata_options {
 	bool brings_batches; /* the caller gives every batch: strata.data.train may be missing */
 	strata_log_fn *log;  /* messages for people, one line each; NULL: none */
 	void *log_user;
+	/* Asked between the parts of strata_trainer_open(), from any thread; true ends it. May be
+	 * NULL. */
+	bool (*stops)(void *user);
+	void *stops_user;
 };
 #define STRATA_OPTIONS_DEFAULT                                                                     \
 	{                                                                                          \
@@ -91,8 +95,10 @@ struct strata_result {
 /**
  * strata_trainer_open() - read and check everything, plan, allocate, open or create the store.
  * @return 0 and *out; STRATA_E_CONFIG, _INPUT (one line in strata_last_error() says what, where,
- * what to do), _NO_FIT (names the smallest budget), _BUSY (output in use), _STALE, -errno. On
- * failure nothing is left behind.
+ * what to do), _NO_FIT (names the smallest budget), _BUSY (output in use), _STALE, _CANCELLED
+ * (opt->stops said so), -errno; -EALREADY: asked to resume a run whose last step is done, whose
+ * result is in OUTPUT and whose state was removed as configured. On failure nothing is left behind,
+ * and what is resumed is as it was.
  */
 STRATA_API STRATA_MUST_CHECK int strata_trainer_open(struct strata_trainer **out,
 						     const char *config_path,
@@ -131,7 +137,8 @@ STRATA_API bool strata_trainer_stopped(const struct strata_trainer *t);
 STRATA_API STRATA_MUST_CHECK int strata_trainer_finish(struct strata_trainer *t,
 						       struct strata_result *result);
 
-/** strata_trainer_close() - release all; NULL is accepted. What was not saved is lost. */
+/** strata_trainer_close() - release all; NULL is accepted. What was not saved is lost. A run that
+ * was stopped before its first step leaves nothing. */
 STRATA_API void strata_trainer_close(struct strata_trainer *t);
 
 /* ---- planning ------------------------------------------------------------------------------ */
