@@ -3,12 +3,9 @@
 #include "core/config.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/config_priv.h"
 #include "core/text.h"
@@ -759,47 +756,6 @@ int st_config_parse(struct st_config **out, const char *text, size_t len_bytes, 
 	return 0;
 }
 
-/* buf holds ST_CONFIG_MAX_BYTES + 1 bytes: one more than allowed shows that there is more. */
-static int read_file(const char *path, char *buf, size_t *len_bytes)
-{
-	struct stat st;
-	size_t len = 0;
-	/* A pipe is welcome; one that nobody writes to is an empty file, not a wait for ever. */
-	int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-
-	if (fd < 0)
-		return st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
-			       strata_strerror(-errno));
-	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)) {
-		rc = st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
-			     strata_strerror(-errno));
-		goto out;
-	}
-	if (!fstat(fd, &st) && S_ISDIR(st.st_mode)) {
-		rc = st_fail(STRATA_E_CONFIG, "%s: is a directory; name the configuration file",
-			     path);
-		goto out;
-	}
-	while (len <= ST_CONFIG_MAX_BYTES) {
-		ssize_t got = read(fd, buf + len, ST_CONFIG_MAX_BYTES + 1 - len);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0) {
-			rc = st_fail(STRATA_E_CONFIG, "%s: cannot be read: %s", path,
-				     strata_strerror(-errno));
-			goto out;
-		}
-		if (!got)
-			break;
-		len += (size_t)got;
-	}
-	*len_bytes = len;
-out:
-	close(fd);
-	return rc;
-}
-
 int st_config_load(struct st_config **out, const char *path, const char *const *sets, size_t n_sets)
 {
 	char *buf = malloc(ST_CONFIG_MAX_BYTES + 1);
@@ -808,7 +764,7 @@ int st_config_load(struct st_config **out, const char *path, const char *const *
 
 	if (!buf)
 		return st_fail(-ENOMEM, "%s: reading it", path);
-	rc = read_file(path, buf, &len_bytes);
+	rc = st_json_read(path, buf, &len_bytes);
 	if (!rc)
 		rc = st_config_parse(out, buf, len_bytes, path, sets, n_sets);
 	free(buf);

@@ -3,9 +3,14 @@
 #include "core/config_json.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/config.h"
 
 #define CHUNK_BYTES ((size_t)16 << 10)
 
@@ -88,7 +93,7 @@ void st_c_locale_leave(struct st_c_locale *l)
 
 struct parser {
 	struct st_pool *pool;
-	const unsigned char *p, *end;
+	const unsigned char *text, *p, *end;
 	const char *name;
 	unsigned line, col, depth;
 };
@@ -569,6 +574,7 @@ static int parse_value(struct parser *ps, struct st_json **out)
 		return -ENOMEM;
 	v->line = ps->line;
 	v->col = ps->col;
+	v->from_byte = (size_t)(ps->p - ps->text);
 	if (ps->p < ps->end && (*ps->p == '{' || *ps->p == '[')) {
 		v->type = *ps->p == '{' ? ST_JSON_OBJ : ST_JSON_LIST;
 		rc = parse_items(ps, v, *ps->p == '{');
@@ -578,6 +584,7 @@ static int parse_value(struct parser *ps, struct st_json **out)
 	} else {
 		rc = parse_word(ps, v);
 	}
+	v->to_byte = (size_t)(ps->p - ps->text);
 	if (!rc)
 		*out = v;
 	return rc;
@@ -592,7 +599,7 @@ int st_json_parse(struct st_pool *pool, const char *text, size_t len_bytes, cons
 	char buf[16];
 	int rc;
 
-	ps.p = (const unsigned char *)text;
+	ps.p = ps.text = (const unsigned char *)text;
 	ps.end = ps.p + len_bytes;
 	if (len_bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3))
 		ps.p += 3; /* a byte order mark says nothing here */
@@ -638,4 +645,46 @@ void st_json_format_number(double x, char *buf, size_t bytes)
 		if (strtod(buf, NULL) == x)
 			return;
 	}
+}
+
+/* ---- files -------------------------------------------------------------------------------- */
+
+int st_json_read(const char *path, char *buf, size_t *len_bytes)
+{
+	struct stat st;
+	size_t len = 0;
+	/* A pipe is welcome; one that nobody writes to is an empty file, not a wait for ever. */
+	int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
+			       strata_strerror(-errno));
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)) {
+		rc = st_fail(STRATA_E_CONFIG, "%s: cannot be opened: %s", path,
+			     strata_strerror(-errno));
+		goto out;
+	}
+	if (!fstat(fd, &st) && S_ISDIR(st.st_mode)) {
+		rc = st_fail(STRATA_E_CONFIG, "%s: is a directory; name the configuration file",
+			     path);
+		goto out;
+	}
+	while (len <= ST_CONFIG_MAX_BYTES) {
+		ssize_t got = read(fd, buf + len, ST_CONFIG_MAX_BYTES + 1 - len);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0) {
+			rc = st_fail(STRATA_E_CONFIG, "%s: cannot be read: %s", path,
+				     strata_strerror(-errno));
+			goto out;
+		}
+		if (!got)
+			break;
+		len += (size_t)got;
+	}
+	*len_bytes = len;
+out:
+	close(fd);
+	return rc;
 }

@@ -2,7 +2,7 @@
 /*
  * core/config_json.h - a JSON text as a tree that remembers where each key and value stood.
  *
- * Layer:   core; used by core/config*.c only
+ * Layer:   core; used by core/ only
  * Threads: re-entrant; one tree belongs to one thread
  *
  * JSON, plus what people write in configurations: comments (//, #, and C's) and a comma before a
@@ -44,6 +44,7 @@ struct st_json {
 	enum st_json_type type;
 	unsigned line, col;         /* of the value, from 1; columns count characters */
 	unsigned key_line, key_col; /* of the key that names it, in an object */
+	size_t from_byte, to_byte;  /* of the value in the text: [from, to) */
 	const char *key;            /* NULL in a list and at the root */
 	const char *text;           /* string: its content; number: as written */
 	double num;                 /* number: finite */
@@ -60,6 +61,14 @@ struct st_json {
  */
 ST_MUST_CHECK int st_json_parse(struct st_pool *pool, const char *text, size_t len_bytes,
 				const char *name, struct st_json **root);
+
+/**
+ * st_json_read() - a whole file, to be parsed; longer than ST_CONFIG_MAX_BYTES is cut one byte
+ * behind that.
+ * @param buf  out [ST_CONFIG_MAX_BYTES + 1]
+ * @return 0; STRATA_E_CONFIG (path and reason)
+ */
+ST_MUST_CHECK int st_json_read(const char *path, char *buf, size_t *len_bytes);
 
 /** st_json_is_utf8() - whether a text is well-formed UTF-8. */
 bool st_json_is_utf8(const char *text, size_t len_bytes);
