@@ -79,8 +79,7 @@ struct run {
 
 /* ---- files --------------------------------------------------------------------------------- */
 
-/* A file without a name: it is gone whenever this process is. */
-static int open_nameless(const char *dir, int flags)
+int st_load_open_nameless(const char *dir, int flags)
 {
 	char name[4096];
 	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC | flags, 0600);
@@ -116,10 +115,10 @@ static int open_raw(struct raw_file *f, const char *path, uint64_t bytes)
 {
 	int rc;
 
-	f->fd = open_nameless(path, O_DIRECT);
+	f->fd = st_load_open_nameless(path, O_DIRECT);
 	f->is_direct = f->fd >= 0;
 	if (f->fd < 0 && errno == EINVAL) {
-		f->fd = open_nameless(path, 0);
+		f->fd = st_load_open_nameless(path, 0);
 		st_log_once(ST_LOG_WARN,
 			    "%s: the file system refuses O_DIRECT: buffered I/O is measured", path);
 	}

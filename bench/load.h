@@ -93,6 +93,10 @@ const struct st_area_cfg *st_area_config(const struct st_area *a);
  */
 ST_MUST_CHECK int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_result *r);
 
+/** st_load_open_nameless() - a file of mode 0600 in `dir` without a name: it is gone whenever this
+ *  process is. @param flags  in, further ones of open(). @return file descriptor; -1, errno set */
+int st_load_open_nameless(const char *dir, int flags);
+
 /** st_load_add() - add a slice's result to a sum that began as zeroes. */
 void st_load_add(struct st_load_result *sum, const struct st_load_result *slice);
 double st_load_gbps(const struct st_load_result *r); /* 1e9 bytes a second */
