@@ -1,60 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * nvme/dir.c - directories, files and locks of a store.
- *
- * Every name below a path is opened relative to its directory and without following links. What is
- * found must be ours: our user's, a plain directory or file, closed to others.
- *
- * Two locks are held: on the directory, so that reclaim lets it be, and on the data file. The
- * second is the one that matters after a kill: I/O that the kernel still does for a dead process
- * holds the file open, and with it this lock, so nobody recovers while old writes may still land.
- */
-#include "nvme/store_priv.h"
+/* nvme/dir.c - directories, files and locks of a store: create, open, close. */
+#include "nvme/dir.h"
 
-#include <dirent.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <limits.h>
-#include <linux/stat.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "core/clock.h"
 #include "core/log.h"
 
 #define DIR_PREFIX   "strata-"
-#define DATA_NAME    "data"
-#define HEX_CHARS    (2 * ST_STORE_ID_BYTES)
 #define LOCK_WAIT_NS 5000000000 /* for a dead process' last I/O */
-#define GIB          1073741824.0
+#define IN_USE_BYTES sizeof(((struct st_store *)0)->in_use)
 
-_Static_assert(sizeof(DIR_PREFIX) + HEX_CHARS == ST_STORE_NAME_BYTES, "directory names fit");
+_Static_assert(sizeof(DIR_PREFIX) + ST_DIR_HEX_CHARS == ST_STORE_NAME_BYTES, "directory names fit");
 
 /* ---- small things ---------------------------------------------------------------------------- */
 
 static int run_queue(void *user, struct st_aio_req *reqs, unsigned n)
 {
-	return n ? st_aio_run(user, reqs, n) : 0;
+	return st_aio_run(user, reqs, n);
 }
 
-static int open_queue(struct st_aio_queue **q)
+int st_dir_queue(struct st_aio_queue **q, struct st_store_runner *run)
 {
 	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	int rc;
 
-	cfg.backend = "threads"; /* a few blocks: no ring is worth it */
-	cfg.threads = 2;
-	return st_aio_open(q, &cfg);
+	cfg.backend = "threads"; /* large transfers, and few: no ring is worth it */
+	cfg.threads = 4;
+	rc = st_aio_open(q, &cfg);
+	if (!rc)
+		*run = (struct st_store_runner){ run_queue, *q };
+	return rc;
 }
 
-static int random_id(uint8_t id[ST_STORE_ID_BYTES])
+int st_dir_random_id(uint8_t id[ST_STORE_ID_BYTES])
 {
 	ssize_t n = getrandom(id, ST_STORE_ID_BYTES, 0);
 
@@ -62,7 +54,7 @@ static int random_id(uint8_t id[ST_STORE_ID_BYTES])
 					       : st_fail(n < 0 ? -errno : -EIO, "random numbers");
 }
 
-static void to_hex(const uint8_t *id, char out[HEX_CHARS + 1])
+static void to_hex(const uint8_t *id, char out[ST_DIR_HEX_CHARS + 1])
 {
 	for (size_t i = 0; i < ST_STORE_ID_BYTES; i++)
 		snprintf(out + 2 * i, 3, "%02x", id[i]);
@@ -70,7 +62,7 @@ static void to_hex(const uint8_t *id, char out[HEX_CHARS + 1])
 
 static bool from_hex(const char *hex, uint8_t *id)
 {
-	if (strlen(hex) != HEX_CHARS || strspn(hex, "0123456789abcdef") != HEX_CHARS)
+	if (strlen(hex) != ST_DIR_HEX_CHARS || strspn(hex, "0123456789abcdef") != ST_DIR_HEX_CHARS)
 		return false;
 	for (size_t i = 0; i < ST_STORE_ID_BYTES; i++) {
 		char pair[3] = { hex[2 * i], hex[2 * i + 1], '\0' };
@@ -80,7 +72,7 @@ static bool from_hex(const char *hex, uint8_t *id)
 	return true;
 }
 
-static bool is_our_name(const char *name)
+bool st_dir_is_our_name(const char *name)
 {
 	uint8_t id[ST_STORE_ID_BYTES];
 
@@ -88,8 +80,7 @@ static bool is_our_name(const char *name)
 	       from_hex(name + strlen(DIR_PREFIX), id);
 }
 
-/* `path` is a directory of the user's choice: it may be a link. An open descriptor, or <0. */
-static int open_parent(const char *path)
+int st_dir_open_parent(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -112,26 +103,76 @@ static int open_parent(const char *path)
 	}
 }
 
-static int lock(int fd, const char *path, int64_t wait_ns)
+/* ---- locks ----------------------------------------------------------------------------------- */
+
+/* Name of a process, of printable characters only. */
+static void process_name(long pid, char *out, size_t bytes)
+{
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%ld/comm", pid);
+	out[0] = '\0';
+	f = fopen(path, "re");
+	if (!f)
+		return;
+	if (!fgets(out, (int)bytes, f))
+		out[0] = '\0';
+	fclose(f);
+	out[strcspn(out, "\n")] = '\0';
+	for (char *c = out; *c; c++)
+		if (!isprint((unsigned char)*c))
+			*c = '?';
+}
+
+/* Who holds a lock on fd's file, as the kernel lists it. */
+static void find_holder(int fd, char *out, size_t bytes)
+{
+	char line[256], name[32];
+	struct stat st;
+	FILE *f = fopen("/proc/locks", "re");
+	bool is_found = false;
+
+	snprintf(out, bytes, "another process");
+	while (f && !is_found && !fstat(fd, &st) && fgets(line, sizeof(line), f)) {
+		unsigned long ino;
+		unsigned maj, min;
+		long pid;
+
+		/* "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF" */
+		if (sscanf(line, "%*d: FLOCK %*s %*s %ld %x:%x:%lu", &pid, &maj, &min, &ino) != 4 ||
+		    pid <= 0 || maj != major(st.st_dev) || min != minor(st.st_dev) ||
+		    ino != (unsigned long)st.st_ino)
+			continue;
+		is_found = true;
+		process_name(pid, name, sizeof(name));
+		snprintf(out, bytes, name[0] ? "process %ld (%s)" : "process %ld", pid, name);
+	}
+	if (f)
+		fclose(f);
+}
+
+static int lock(int fd, int kind, const char *path, int64_t wait_ns)
 {
 	int64_t end_ns = st_now_ns() + wait_ns;
+	char holder[IN_USE_BYTES];
 
-	while (flock(fd, LOCK_EX | LOCK_NB)) {
+	while (flock(fd, kind | LOCK_NB)) {
 		if (errno != EWOULDBLOCK && errno != EINTR)
 			return st_fail(-errno, "%s: lock", path);
-		if (st_now_ns() >= end_ns)
-			return st_fail(
-				STRATA_E_BUSY,
-				"%s is in use by another process: let it end, or use another "
-				"output directory.",
-				path);
+		if (st_now_ns() >= end_ns) {
+			find_holder(fd, holder, sizeof(holder));
+			return st_fail(STRATA_E_BUSY,
+				       "%s is in use by %s: let it end, or use another output "
+				       "directory.",
+				       path, holder);
+		}
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}
 	return 0;
 }
 
-/* Somebody else's, or open to others: not to be trusted. is_dir says what it must be. */
-static int check_ours(int fd, const char *path, bool is_dir)
+int st_dir_check_ours(int fd, const char *path, bool is_dir)
 {
 	struct stat st;
 
@@ -153,136 +194,77 @@ static int check_ours(int fd, const char *path, bool is_dir)
 	return 0;
 }
 
-/* ---- direct I/O --------------------------------------------------------------------------------
- */
+/* ---- make ------------------------------------------------------------------------------------ */
 
-/* NULL when direct I/O in blocks of 4096 works, else why not. Asked first, then tried by a read. */
-static const char *try_direct(int fd)
+/* A name in the directory `real`, which is open as f->parent_fd. */
+static int choose_name(struct st_store_file *f, const char *real, size_t real_len)
 {
-	int flags = fcntl(fd, F_GETFL);
-	const char *why = NULL;
-	void *block;
-	ssize_t got;
-
-#ifdef STATX_DIOALIGN
-	struct statx sx;
-
-	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) && (sx.stx_mask & STATX_DIOALIGN)) {
-		if (!sx.stx_dio_offset_align)
-			return "the file system has none";
-		if (sx.stx_dio_offset_align > ST_STORE_BLOCK ||
-		    sx.stx_dio_mem_align > ST_STORE_BLOCK)
-			return "the device needs blocks larger than 4096 bytes";
-	}
-#endif
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_DIRECT))
-		return "the file system refuses O_DIRECT";
-	block = aligned_alloc(ST_STORE_BLOCK, ST_STORE_BLOCK);
-	if (!block)
-		why = "out of memory";
-	got = block ? pread(fd, block, ST_STORE_BLOCK, 0) : 0;
-	if (block && got != (ssize_t)ST_STORE_BLOCK)
-		why = "a direct read of 4096 bytes failed";
-	free(block);
-	if (why && fcntl(fd, F_SETFL, flags))
-		why = "the file system refuses O_DIRECT";
-	return why;
-}
-
-static void set_direct(const struct st_store_file *f)
-{
-	const char *why = try_direct(f->fd);
-
-	if (why)
-		st_log_once(ST_LOG_WARN,
-			    "%s: no direct I/O here (%s): buffered I/O is used, slower and through "
-			    "the page cache",
-			    f->path, why);
-}
-
-/* ---- space -------------------------------------------------------------------------------------
- */
-
-static int no_space(const struct st_store_file *f, uint64_t need, uint64_t have)
-{
-	return st_fail(
-		STRATA_E_NO_FIT,
-		"%s: the store needs %llu bytes (%.2f GiB) on this file system, %llu (%.2f GiB) "
-		"are free: free %.2f GiB, or add a path.",
-		f->path, (unsigned long long)need, (double)need / GIB, (unsigned long long)have,
-		(double)have / GIB, (double)(need > have ? need - have : 0) / GIB);
-}
-
-/* Paths may share a file system: their needs add up. */
-static int check_space(const struct st_store *s)
-{
-	for (unsigned p = 0; p < s->n_files; p++) {
-		struct stat st, other;
-		struct statvfs vfs;
-		uint64_t need = 0, have;
-
-		if (fstat(s->files[p].parent_fd, &st) || fstatvfs(s->files[p].parent_fd, &vfs))
-			return st_fail(-errno, "%s: free space", s->files[p].path);
-		for (unsigned k = 0; k < s->n_files; k++)
-			if (!fstat(s->files[k].parent_fd, &other) && other.st_dev == st.st_dev)
-				need += s->files[k].file_bytes;
-		have = (uint64_t)vfs.f_bavail * vfs.f_frsize;
-		/* A file system in memory may know no limit and say 0 of 0. */
-		if (vfs.f_blocks && need > have)
-			return no_space(&s->files[p], need, have);
-	}
-	return 0;
-}
-
-static int preallocate(const struct st_store_file *f)
-{
-	struct statvfs vfs;
-	int rc;
-
-	do
-		rc = fallocate(f->fd, 0, 0, (off_t)f->file_bytes) ? -errno : 0;
-	while (rc == -EINTR);
-	if (rc == -ENOSPC && !fstatvfs(f->fd, &vfs))
-		return no_space(f, f->file_bytes, (uint64_t)vfs.f_bavail * vfs.f_frsize);
-	if (rc == -EOPNOTSUPP) {
-		st_log_once(
-			ST_LOG_WARN,
-			"%s: the file system cannot preallocate: if it fills up, a step will fail",
-			f->path);
-		rc = ftruncate(f->fd, (off_t)f->file_bytes) ? -errno : 0;
-	}
-	return rc ? st_fail(rc, "%s: preallocate %llu bytes", f->path,
-			    (unsigned long long)f->file_bytes)
-		  : 0;
-}
-
-/* ---- create ------------------------------------------------------------------------------------
- */
-
-static int set_names(struct st_store *s, unsigned p, const char *parent)
-{
-	struct st_store_file *f = &s->files[p];
 	uint8_t id[ST_STORE_ID_BYTES];
-	char hex[HEX_CHARS + 1], *real;
-	int rc = random_id(id), n;
+	char hex[ST_DIR_HEX_CHARS + 1];
+	int rc = st_dir_random_id(id);
 
 	if (rc)
 		return rc;
-	f->parent_fd = open_parent(parent);
-	if (f->parent_fd < 0)
-		return f->parent_fd;
 	to_hex(id, hex);
 	snprintf(f->name, sizeof(f->name), DIR_PREFIX "%s", hex);
+	if (asprintf(&f->path, "%.*s/%s/" ST_DIR_DATA, (int)real_len, real, f->name) < 0) {
+		f->path = NULL;
+		return st_fail(-ENOMEM, "store path %s", real);
+	}
+	return 0;
+}
+
+int st_dir_name(struct st_store_file *f, const char *parent)
+{
+	char *real;
+	int rc;
+
+	f->parent_fd = st_dir_open_parent(parent);
+	if (f->parent_fd < 0)
+		return f->parent_fd;
 	real = realpath(parent, NULL);
 	if (!real)
 		return st_fail(-errno, "store path %s", parent);
-	n = asprintf(&f->path, "%s/%s/" DATA_NAME, real, f->name);
+	rc = choose_name(f, real, strlen(real));
 	free(real);
-	if (n < 0) {
-		f->path = NULL;
-		return st_fail(-ENOMEM, "store path %s", parent);
-	}
-	return 0;
+	return rc;
+}
+
+int st_dir_name_beside(struct st_store_file *f, const struct st_store_file *other)
+{
+	size_t tail = strlen("/") + strlen(other->name) + strlen("/" ST_DIR_DATA);
+
+	/* Opened, not duplicated: a lock on the parent must not be shared with the other's. */
+	f->parent_fd = openat(other->parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (f->parent_fd < 0)
+		return st_fail(-errno, "%s: open its directory's parent", other->path);
+	return choose_name(f, other->path, strlen(other->path) - tail);
+}
+
+/*
+ * The directory just made, opened: mode 0700 whatever the umask left. It may have been replaced by
+ * who can write to the parent; so it is looked at before it is touched.
+ */
+static int open_made(struct st_store_file *f)
+{
+	char self[64];
+	struct stat st;
+	int fd, rc = 0;
+
+	fd = openat(f->parent_fd, f->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return st_fail(-errno, "%s: open the new directory", f->path);
+	rc = st_dir_check_ours(fd, f->path, true);
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	if (!rc && (fstat(fd, &st) ||
+		    ((st.st_mode & 07777) != 0700 && chmod(self, 0700)))) /* no fchmod on O_PATH */
+		rc = st_fail(-errno, "%s: set the mode of the new directory", f->path);
+	if (!rc)
+		f->dir_fd = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (!rc && f->dir_fd < 0)
+		rc = st_fail(-errno, "%s: open the new directory", f->path);
+	close(fd);
+	return rc;
 }
 
 /*
@@ -290,7 +272,7 @@ static int set_names(struct st_store *s, unsigned p, const char *parent)
  * hold a lock on the parent meanwhile. Who cannot get it within a second goes on without: the lock
  * is open to everybody, and nobody shall be able to stop us with it.
  */
-static int make_dir(struct st_store_file *f, const char *parent)
+static int make_dir(struct st_store_file *f)
 {
 	int rc;
 
@@ -300,62 +282,88 @@ static int make_dir(struct st_store_file *f, const char *parent)
 		f->name[0] = '\0'; /* not ours to remove */
 		if (errno == EACCES || errno == EPERM || errno == EROFS || errno == ENOENT)
 			return st_fail(STRATA_E_INPUT,
-				       "store path %s is not writable (%s): name another or change "
-				       "its permissions.",
-				       parent, strata_strerror(-errno));
-		return st_fail(-errno, "store path %s: make a directory", parent);
+				       "store path of %s is not writable (%s): name another or "
+				       "change its permissions.",
+				       f->path, strata_strerror(-errno));
+		if (errno == ENOSPC || errno == EDQUOT)
+			return st_fail(STRATA_E_NO_FIT,
+				       "%s: not even a directory can be made (%s): free space.",
+				       f->path, strata_strerror(-errno));
+		return st_fail(-errno, "%s: make the directory", f->path);
 	}
-	f->dir_fd = openat(f->parent_fd, f->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (f->dir_fd < 0 || fchmod(f->dir_fd, 0700))
-		return st_fail(-errno, "%s: open the new directory", f->path);
-	rc = lock(f->dir_fd, f->path, 0);
+	rc = open_made(f);
+	if (!rc)
+		rc = lock(f->dir_fd, LOCK_EX, f->path, 0);
 	flock(f->parent_fd, LOCK_UN);
-	return rc ? rc : check_ours(f->dir_fd, f->path, true);
+	return rc;
 }
 
-static int make_files(struct st_store_file *f, const char *parent)
+int st_dir_make(struct st_store_file *f)
 {
-	int rc = make_dir(f, parent);
+	int rc = make_dir(f);
 
 	if (rc)
 		return rc;
-	f->fd = openat(f->dir_fd, DATA_NAME, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+	f->fd = openat(f->dir_fd, ST_DIR_DATA, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 		       0600);
 	if (f->fd < 0 || fchmod(f->fd, 0600))
 		return st_fail(-errno, "%s: make the file", f->path);
-	rc = lock(f->fd, f->path, 0);
+	rc = st_dir_check_ours(f->fd, f->path, false);
 	if (!rc)
-		rc = preallocate(f);
-	if (rc)
-		return rc;
-	set_direct(f);
-	return 0;
+		rc = lock(f->fd, LOCK_EX, f->path, 0);
+	if (!rc)
+		st_place_prepare(f);
+	return rc;
 }
 
-static int sync_dirs(const struct st_store *s)
+int st_dir_sync(const struct st_store_file *f)
 {
-	for (unsigned p = 0; p < s->n_files; p++) {
-		const struct st_store_file *f = &s->files[p];
-
-		if (fsync(f->fd) || fsync(f->dir_fd) || fsync(f->parent_fd))
-			return st_fail(-errno, "%s: sync the new directory", f->path);
-	}
+	if (fsync(f->fd) || fsync(f->dir_fd) || fsync(f->parent_fd))
+		return st_fail(-errno, "%s: sync the new directory", f->path);
 	return 0;
 }
 
-/* The text of run.json, owned by the caller. */
-static int make_json(const struct st_store *s, char **out)
+int st_dir_remove(struct st_store_file *f)
+{
+	if (f->dir_fd >= 0 && unlinkat(f->dir_fd, ST_DIR_DATA, 0) && errno != ENOENT)
+		return st_fail(-errno, "%s: remove", f->path ? f->path : f->name);
+	if (f->parent_fd >= 0 && f->name[0] && unlinkat(f->parent_fd, f->name, AT_REMOVEDIR) &&
+	    errno != ENOENT)
+		return st_fail(-errno, "%s: remove its directory", f->path ? f->path : f->name);
+	return 0;
+}
+
+/*
+ * Nothing is in flight here, so the lock is given up by name: a ring frees a flush that it has long
+ * reported only when it is entered again, and until then holds the file open, and a lock with it.
+ */
+void st_dir_close(struct st_store_file *f)
+{
+	if (f->fd >= 0) {
+		flock(f->fd, LOCK_UN);
+		close(f->fd);
+	}
+	if (f->dir_fd >= 0)
+		close(f->dir_fd);
+	if (f->parent_fd >= 0)
+		close(f->parent_fd);
+	f->fd = f->dir_fd = f->parent_fd = -1;
+}
+
+/* ---- run.json -------------------------------------------------------------------------------- */
+
+int st_dir_format(char **out, const uint8_t *id, char *const *data_paths, unsigned n)
 {
 	json_t *root = json_object(), *paths = json_array();
-	char hex[HEX_CHARS + 1];
+	char hex[ST_DIR_HEX_CHARS + 1];
 	int rc = 0;
 
-	to_hex(s->id, hex);
+	to_hex(id, hex);
 	if (json_object_set_new(root, "id", json_string(hex)))
 		rc = -ENOMEM;
-	for (unsigned p = 0; !rc && p < s->n_files; p++) {
-		const char *path = s->files[p].path;
-		json_t *str = json_stringn(path, strlen(path) - strlen("/" DATA_NAME));
+	for (unsigned p = 0; !rc && p < n; p++) {
+		const char *path = data_paths[p];
+		json_t *str = json_stringn(path, strlen(path) - strlen("/" ST_DIR_DATA));
 
 		if (!str)
 			rc = st_fail(STRATA_E_INPUT,
@@ -373,6 +381,59 @@ static int make_json(const struct st_store *s, char **out)
 	return rc == -ENOMEM ? st_fail(rc, "store: run.json") : rc;
 }
 
+void st_dir_names_free(struct st_dir_names *n)
+{
+	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
+		free(n->dirs[p]);
+	memset(n, 0, sizeof(*n));
+}
+
+static int take_dirs(struct st_dir_names *out, const json_t *paths)
+{
+	if (!json_is_array(paths) || json_array_size(paths) < 1 ||
+	    json_array_size(paths) > ST_STORE_PATHS_MAX)
+		return st_fail(STRATA_E_INPUT, "run.json: \"paths\" is not a list of 1 to %u.",
+			       ST_STORE_PATHS_MAX);
+	for (size_t p = 0; p < json_array_size(paths); p++) {
+		const char *dir = json_string_value(json_array_get(paths, p));
+		const char *slash = dir ? strrchr(dir, '/') : NULL;
+
+		if (!dir)
+			return st_fail(STRATA_E_INPUT, "run.json: path %zu is not a string.", p);
+		if (!slash || slash == dir || !st_dir_is_our_name(slash + 1))
+			return st_fail(STRATA_E_INPUT,
+				       "run.json: '%.200s' is not a store's directory.", dir);
+		out->dirs[p] = strdup(dir);
+		if (!out->dirs[p])
+			return st_fail(-ENOMEM, "run.json");
+		out->n++;
+	}
+	return 0;
+}
+
+int st_dir_parse(struct st_dir_names *out, const char *run_json)
+{
+	json_error_t err;
+	json_t *root = run_json ? json_loads(run_json, JSON_REJECT_DUPLICATES, &err) : NULL;
+	const char *hex = json_string_value(json_object_get(root, "id"));
+	int rc;
+
+	memset(out, 0, sizeof(*out));
+	if (!root)
+		return st_fail(STRATA_E_INPUT, "run.json: line %d: %s.", run_json ? err.line : 0,
+			       run_json ? err.text : "no text");
+	if (!hex || !from_hex(hex, out->id))
+		rc = st_fail(STRATA_E_INPUT, "run.json: \"id\" is not a store's id.");
+	else
+		rc = take_dirs(out, json_object_get(root, "paths"));
+	json_decref(root);
+	if (rc)
+		st_dir_names_free(out);
+	return rc;
+}
+
+/* ---- create ---------------------------------------------------------------------------------- */
+
 /* Runs that were killed before their first commit took room on these drives. */
 static void reclaim_all(const struct st_store_cfg *cfg)
 {
@@ -387,48 +448,60 @@ static void reclaim_all(const struct st_store_cfg *cfg)
 
 static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
 {
-	struct st_aio_queue *q;
+	uint64_t need[ST_STORE_PATHS_MAX];
+	struct st_aio_queue *q = NULL;
+	struct st_store_runner run;
 	int rc;
 
 	reclaim_all(cfg);
-	rc = check_space(s);
+	for (unsigned p = 0; p < s->n_files; p++)
+		need[p] = s->files[p].file_bytes;
+	rc = st_place_check_space(s, need);
+	for (unsigned p = 0; !rc && p < s->n_files; p++) {
+		struct st_store_file *f = &s->files[p];
 
-	for (unsigned p = 0; !rc && p < s->n_files; p++)
-		rc = make_files(&s->files[p], cfg->paths[p]);
-	if (rc)
-		return rc;
-	rc = open_queue(&q);
-	if (rc)
-		return rc;
-	rc = st_store_format(s, run_queue, q);
+		rc = st_dir_make(f);
+		if (!rc)
+			rc = st_place_preallocate(f, 0, f->file_bytes);
+		if (!rc)
+			rc = st_place_set_direct(f);
+	}
+	if (!rc)
+		rc = st_dir_queue(&q, &run);
+	if (!rc)
+		rc = st_store_format(s, 0, NULL, 0, &run);
 	st_aio_close(q);
-	return rc ? rc : sync_dirs(s);
+	for (unsigned p = 0; !rc && p < s->n_files; p++)
+		rc = st_dir_sync(&s->files[p]);
+	return rc;
 }
 
 int st_store_create(struct st_store **out, const struct st_store_cfg *cfg, char *run_json,
 		    size_t run_json_bytes)
 {
 	uint32_t equal[ST_STORE_PATHS_MAX];
+	char *data_paths[ST_STORE_PATHS_MAX], *json = NULL;
 	uint8_t id[ST_STORE_ID_BYTES];
 	struct st_store *s = NULL;
 	struct st_error e;
-	char *json = NULL;
 	int rc;
 
 	if (!out || !cfg || !cfg->paths || !run_json)
 		return st_fail(-EINVAL, "store: create without paths or room for run.json.");
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
 		equal[p] = 1;
-	rc = random_id(id);
+	rc = st_dir_random_id(id);
 	if (!rc)
-		rc = st_store_layout(&s, cfg, cfg->n_paths, cfg->weights ? cfg->weights : equal,
-				     id);
+		rc = st_store_layout(&s, cfg, cfg->n_paths, cfg->weights ? cfg->weights : equal, id,
+				     NULL);
 	if (rc)
 		return rc;
-	for (unsigned p = 0; !rc && p < s->n_files; p++)
-		rc = set_names(s, p, cfg->paths[p]);
+	for (unsigned p = 0; !rc && p < s->n_files; p++) {
+		rc = st_dir_name(&s->files[p], cfg->paths[p]);
+		data_paths[p] = s->files[p].path;
+	}
 	if (!rc)
-		rc = make_json(s, &json);
+		rc = st_dir_format(&json, id, data_paths, s->n_files);
 	if (!rc && strlen(json) >= run_json_bytes)
 		rc = st_fail(-EINVAL, "store: run.json needs %zu bytes, there is room for %zu.",
 			     strlen(json) + 1, run_json_bytes);
@@ -446,26 +519,50 @@ int st_store_create(struct st_store **out, const struct st_store_cfg *cfg, char 
 	return 0;
 }
 
-/* ---- open --------------------------------------------------------------------------------------
- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
-/* Splits dir ("PARENT/strata-...") and opens directory and file, locked. Writes nothing. */
-static int open_files(struct st_store_file *f, const char *dir)
+/* Readers may go on beside a writer: then in_use says who it is. */
+static int lock_for(int fd, const char *path, enum st_dir_mode mode, int64_t wait_ns, char *in_use)
+{
+	int rc = lock(fd, mode == ST_DIR_READ ? LOCK_SH : LOCK_EX, path, wait_ns);
+
+	if (rc != STRATA_E_BUSY || mode != ST_DIR_READ)
+		return rc;
+	find_holder(fd, in_use, IN_USE_BYTES);
+	return 0;
+}
+
+/* The data file in the open directory. */
+static int open_data(struct st_store_file *f, enum st_dir_mode mode, char *in_use)
+{
+	int flags = mode == ST_DIR_READ ? O_RDONLY : O_RDWR;
+	int rc;
+
+	/* O_NONBLOCK: a pipe planted here must not hang the run. It does nothing to a file. */
+	f->fd = openat(f->dir_fd, ST_DIR_DATA, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (f->fd < 0)
+		return st_fail(-errno, "%s: open", f->path);
+	rc = st_dir_check_ours(f->fd, f->path, false);
+	if (!rc && fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK))
+		rc = st_fail(-errno, "%s: open", f->path);
+	if (!rc && !in_use[0])
+		rc = lock_for(f->fd, f->path, mode, mode == ST_DIR_READ ? 0 : LOCK_WAIT_NS, in_use);
+	return rc;
+}
+
+int st_dir_open(struct st_store_file *f, const char *dir, enum st_dir_mode mode, char *in_use)
 {
 	const char *slash = strrchr(dir, '/');
-	char *parent = NULL;
-	int rc = 0;
+	char *parent = strndup(dir, (size_t)(slash - dir));
+	int rc;
 
-	if (!slash || slash == dir || !is_our_name(slash + 1))
-		return st_fail(STRATA_E_INPUT, "run.json: '%s' is not a store's directory.", dir);
 	snprintf(f->name, sizeof(f->name), "%s", slash + 1);
-	parent = strndup(dir, (size_t)(slash - dir));
-	if (!parent || asprintf(&f->path, "%s/" DATA_NAME, dir) < 0) {
+	if (!parent || asprintf(&f->path, "%s/" ST_DIR_DATA, dir) < 0) {
 		f->path = NULL;
 		free(parent);
 		return st_fail(-ENOMEM, "store directory %s", dir);
 	}
-	f->parent_fd = open_parent(parent);
+	f->parent_fd = st_dir_open_parent(parent);
 	free(parent);
 	if (f->parent_fd < 0)
 		return f->parent_fd;
@@ -473,118 +570,150 @@ static int open_files(struct st_store_file *f, const char *dir)
 	if (f->dir_fd < 0)
 		return st_fail(errno == ENOENT ? STRATA_E_INPUT : -errno,
 			       "store directory %s cannot be opened: is its disk mounted?", dir);
-	rc = check_ours(f->dir_fd, dir, true);
+	rc = st_dir_check_ours(f->dir_fd, dir, true);
 	if (!rc)
-		rc = lock(f->dir_fd, dir, 0);
-	if (rc)
-		return rc;
-	/* O_NONBLOCK: a pipe planted here must not hang the run. It does nothing to a file. */
-	f->fd = openat(f->dir_fd, DATA_NAME, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (f->fd < 0)
-		return st_fail(-errno, "%s: open", f->path);
-	rc = check_ours(f->fd, f->path, false);
-	if (!rc && fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK))
-		rc = st_fail(-errno, "%s: open", f->path);
-	if (!rc)
-		rc = lock(f->fd, f->path, LOCK_WAIT_NS);
-	return rc;
+		rc = lock_for(f->dir_fd, dir, mode, 0, in_use);
+	return rc ? rc : open_data(f, mode, in_use);
 }
 
-static int read_json(const char *text, uint8_t *id, json_t **root, json_t **paths)
+int st_dir_read_super(const struct st_store_file *f, const uint8_t *id, struct st_store_super *b)
 {
-	json_error_t err;
-	const char *hex;
-
-	*root = text ? json_loads(text, JSON_REJECT_DUPLICATES, &err) : NULL;
-	if (!*root)
-		return st_fail(STRATA_E_INPUT, "run.json: line %d: %s.", text ? err.line : 0,
-			       text ? err.text : "no text");
-	hex = json_string_value(json_object_get(*root, "id"));
-	*paths = json_object_get(*root, "paths");
-	if (!hex || !from_hex(hex, id))
-		return st_fail(STRATA_E_INPUT, "run.json: \"id\" is not a store's id.");
-	if (!json_is_array(*paths) || json_array_size(*paths) < 1 ||
-	    json_array_size(*paths) > ST_STORE_PATHS_MAX)
-		return st_fail(STRATA_E_INPUT, "run.json: \"paths\" is not a list of 1 to %u.",
-			       ST_STORE_PATHS_MAX);
-	for (size_t p = 0; p < json_array_size(*paths); p++)
-		if (!json_is_string(json_array_get(*paths, p)))
-			return st_fail(STRATA_E_INPUT, "run.json: path %zu is not a string.", p);
-	return 0;
-}
-
-/*
- * Nothing is in flight here, so the lock is given up by name: a ring frees a flush that it has long
- * reported only when it is entered again, and until then holds the file open, and a lock with it.
- */
-static void close_files(struct st_store_file *f)
-{
-	if (f->fd >= 0) {
-		flock(f->fd, LOCK_UN);
-		close(f->fd);
-	}
-	if (f->dir_fd >= 0)
-		close(f->dir_fd);
-	if (f->parent_fd >= 0)
-		close(f->parent_fd);
-	f->fd = f->dir_fd = f->parent_fd = -1;
-}
-
-/* Of the first path: the weights that the map was made with. Of each: is the file whole? */
-static int read_super(const struct st_store_file *f, unsigned n_paths, uint32_t *weights)
-{
-	struct st_store_super *b = aligned_alloc(ST_STORE_BLOCK, sizeof(*b));
-	ssize_t got = b ? pread(f->fd, b, sizeof(*b), 0) : 0;
+	static const uint64_t at[2] = { 0, ST_STORE_SUPER_B };
+	struct st_store_super *copies = aligned_alloc(ST_STORE_BLOCK, 2 * sizeof(*copies));
+	const struct st_store_super *good;
 	struct stat st;
 	int rc = 0;
 
-	if (!b)
-		rc = st_fail(-ENOMEM, "%s: superblock", f->path);
-	else if (got < 0 || fstat(f->fd, &st))
-		rc = st_fail(-errno, "%s: read the superblock", f->path);
-	else if (got != (ssize_t)sizeof(*b) || !st_store_super_is_valid(b))
-		rc = st_fail(STRATA_E_CORRUPT, "%s: the superblock is damaged, or not of a store.",
-			     f->path);
-	else if ((uint64_t)st.st_size < b->file_bytes)
+	if (!copies)
+		return st_fail(-ENOMEM, "%s: superblock", f->path);
+	memset(copies, 0, 2 * sizeof(*copies));
+	for (int i = 0; !rc && i < 2; i++)
+		if (pread(f->fd, &copies[i], sizeof(copies[i]), (off_t)at[i]) < 0)
+			rc = st_fail(-errno, "%s: read the superblock", f->path);
+	good = st_store_pick_super(&copies[0], &copies[1], id);
+	if (rc)
+		;
+	else if (fstat(f->fd, &st))
+		rc = st_fail(-errno, "%s: stat", f->path);
+	else if (!good)
+		rc = st_fail(STRATA_E_CORRUPT,
+			     "%s: both superblocks are damaged, or not of a store.", f->path);
+	else if (good->version != ST_STORE_VERSION)
+		rc = st_fail(STRATA_E_UNSUPPORTED,
+			     "%s: format version %u: this program reads version %u.", f->path,
+			     good->version, ST_STORE_VERSION);
+	else if ((uint64_t)st.st_size < good->file_bytes)
 		rc = st_fail(STRATA_E_CORRUPT, "%s is truncated: it has %llu bytes of %llu.",
 			     f->path, (unsigned long long)st.st_size,
-			     (unsigned long long)b->file_bytes);
-	else if (b->n_paths != n_paths)
-		rc = st_fail(STRATA_E_CORRUPT, "%s: the store has %u paths, run.json names %u.",
-			     f->path, b->n_paths, n_paths);
+			     (unsigned long long)good->file_bytes);
 	else
-		memcpy(weights, b->weights, n_paths * sizeof(weights[0]));
-	free(b);
+		*b = *good;
+	free(copies);
 	return rc;
 }
 
-static int recover(struct st_store *s)
+/* What the first path's superblock says, after a look at all of them. */
+static int read_supers(struct st_store_super *b, const struct st_store_file *files,
+		       const struct st_dir_names *names)
 {
-	struct st_aio_queue *q;
-	int rc = open_queue(&q);
+	for (unsigned p = names->n; p > 0; p--) {
+		int rc = st_dir_read_super(&files[p - 1], names->id, b);
 
-	if (rc)
+		if (rc)
+			return rc;
+		if (memcmp(b->id, names->id, sizeof(b->id)))
+			return st_fail(STRATA_E_CORRUPT, "%s: the file belongs to another store.",
+				       files[p - 1].path);
+		if (b->n_paths != names->n)
+			return st_fail(STRATA_E_CORRUPT,
+				       "%s: the store has %u paths, run.json names %u.",
+				       files[p - 1].path, b->n_paths, names->n);
+	}
+	return 0;
+}
+
+/* The extents as the store itself tells them. The caller frees texts, names and bytes. */
+struct told {
+	struct st_store_name *texts;
+	const char **names;
+	uint64_t *bytes;
+};
+
+static int read_names(struct told *t, const struct st_store_file *files,
+		      const struct st_store_super *b)
+{
+	size_t len = st_store_names_bytes(b->n_extents);
+	bool is_good = false;
+
+	/* Superblocks may be forged: no more memory than the file has bytes. */
+	if (!b->n_extents || st_store_names_off(b->n_extents) + len > b->file_bytes)
+		return st_fail(STRATA_E_CORRUPT, "%s: a store of %u extents in %llu bytes.",
+			       files[0].path, b->n_extents, (unsigned long long)b->file_bytes);
+	t->texts = aligned_alloc(ST_STORE_BLOCK, len);
+	t->names = calloc(b->n_extents, sizeof(*t->names));
+	t->bytes = calloc(b->n_extents, sizeof(*t->bytes));
+	if (!t->texts || !t->names || !t->bytes)
+		return st_fail(-ENOMEM, "store: names of %u extents", b->n_extents);
+	for (unsigned p = 0; !is_good && p < b->n_paths; p++) {
+		size_t done = 0;
+		ssize_t n = 1;
+
+		for (; done < len && n > 0; done += n > 0 ? (size_t)n : 0)
+			n = pread(files[p].fd, (char *)t->texts + done, len - done,
+				  (off_t)(st_store_names_off(b->n_extents) + done));
+		is_good = done == len && XXH3_64bits(t->texts, len) == b->names_hash;
+	}
+	if (!is_good)
+		return st_fail(STRATA_E_CORRUPT,
+			       "%s: the names of extents are damaged on all paths: open the run "
+			       "with --resume once, which repairs them.",
+			       files[0].path);
+	for (uint32_t e = 0; e < b->n_extents; e++) {
+		t->texts[e].text[sizeof(t->texts[e].text) - 1] = '\0';
+		t->names[e] = t->texts[e].text;
+		t->bytes[e] = t->texts[e].bytes;
+	}
+	return 0;
+}
+
+static int layout_as_told(struct st_store **out, const struct st_store_file *files,
+			  const struct st_store_super *b)
+{
+	struct told t = { 0 };
+	int rc = read_names(&t, files, b);
+	struct st_store_cfg cfg = { .extent_bytes = t.bytes,
+				    .n_extents = b->n_extents,
+				    .extent_names = t.names,
+				    .checksum = true };
+
+	if (!rc)
+		rc = st_store_layout(out, &cfg, b->n_paths, b->weights, b->id, b->origin);
+	free(t.bytes);
+	if (rc) {
+		free(t.names);
+		free(t.texts);
 		return rc;
-	rc = st_store_recover(s, run_queue, q);
-	st_aio_close(q);
-	return rc;
+	}
+	(*out)->own_names = t.names;
+	(*out)->own_texts = t.texts;
+	return 0;
 }
 
 /* Hands the opened files over to the store, which is laid out only when the weights are known. */
-static int open_store(struct st_store **out, const struct st_store_cfg *cfg, const uint8_t *id,
-		      struct st_store_file *files, unsigned n_paths)
+static int lay_out(struct st_store **out, const struct st_store_cfg *cfg,
+		   const struct st_dir_names *names, struct st_store_file *files)
 {
-	uint32_t weights[ST_STORE_PATHS_MAX];
+	struct st_store_super b;
 	struct st_store *s = NULL;
-	int rc = 0;
+	int rc = read_supers(&b, files, names);
 
-	for (unsigned p = n_paths; !rc && p > 0; p--)
-		rc = read_super(&files[p - 1], n_paths, weights);
-	if (!rc)
-		rc = st_store_layout(&s, cfg, n_paths, weights, id);
 	if (rc)
 		return rc;
-	for (unsigned p = 0; p < n_paths; p++) {
+	rc = cfg ? st_store_layout(&s, cfg, b.n_paths, b.weights, b.id, b.origin)
+		 : layout_as_told(&s, files, &b);
+	if (rc)
+		return rc;
+	for (unsigned p = 0; p < names->n; p++) {
 		struct st_store_file *f = &s->files[p];
 
 		f->fd = files[p].fd;
@@ -592,44 +721,61 @@ static int open_store(struct st_store **out, const struct st_store_cfg *cfg, con
 		f->parent_fd = files[p].parent_fd;
 		f->path = files[p].path;
 		memcpy(f->name, files[p].name, sizeof(f->name));
-		files[p].fd = files[p].dir_fd = files[p].parent_fd = -1;
-		files[p].path = NULL;
-		set_direct(f);
+		files[p] = (struct st_store_file)ST_STORE_FILE_NONE;
+		if (!rc)
+			rc = st_place_set_direct(f);
+	}
+	if (rc) {
+		st_store_close(s, false);
+		return rc;
 	}
 	*out = s;
 	return 0;
 }
 
-int st_store_open(struct st_store **out, const struct st_store_cfg *cfg, const char *run_json)
+static int recover(struct st_store *s)
 {
-	struct st_store_file files[ST_STORE_PATHS_MAX] = { 0 };
-	json_t *root = NULL, *paths = NULL;
-	uint8_t id[ST_STORE_ID_BYTES];
+	struct st_store_runner run;
+	struct st_aio_queue *q;
+	int rc = st_dir_queue(&q, &run);
+
+	if (rc)
+		return rc;
+	rc = st_store_recover(s, &run);
+	st_aio_close(q);
+	return rc;
+}
+
+int st_dir_open_store(struct st_store **out, const struct st_store_cfg *cfg, const char *run_json,
+		      enum st_dir_mode mode)
+{
+	struct st_store_file files[ST_STORE_PATHS_MAX];
+	char in_use[IN_USE_BYTES] = "";
+	struct st_dir_names names;
 	struct st_store *s = NULL;
 	struct st_error e;
-	unsigned n = 0;
-	int rc;
+	int rc = st_dir_parse(&names, run_json);
 
-	if (!out || !cfg)
-		return st_fail(-EINVAL, "store: open without a configuration.");
+	if (rc)
+		return rc;
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
-		files[p].fd = files[p].dir_fd = files[p].parent_fd = -1;
-	rc = read_json(run_json, id, &root, &paths);
+		files[p] = (struct st_store_file)ST_STORE_FILE_NONE;
+	for (unsigned p = 0; !rc && p < names.n; p++)
+		rc = st_dir_open(&files[p], names.dirs[p], mode, in_use);
 	if (!rc)
-		n = (unsigned)json_array_size(paths);
-	for (unsigned p = 0; !rc && p < n; p++)
-		rc = open_files(&files[p], json_string_value(json_array_get(paths, p)));
-	if (!rc)
-		rc = open_store(&s, cfg, id, files, n);
-	if (!rc)
+		rc = lay_out(&s, cfg, &names, files);
+	if (!rc) {
+		s->is_readonly = mode == ST_DIR_READ;
+		memcpy(s->in_use, in_use, sizeof(in_use));
 		rc = recover(s);
-	json_decref(root);
+	}
+	st_error_take(&e, rc);
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++) {
-		close_files(&files[p]);
+		st_dir_close(&files[p]);
 		free(files[p].path);
 	}
+	st_dir_names_free(&names);
 	if (rc) {
-		st_error_take(&e, rc);
 		st_store_close(s, false);
 		return st_error_raise(&e);
 	}
@@ -637,21 +783,18 @@ int st_store_open(struct st_store **out, const struct st_store_cfg *cfg, const c
 	return 0;
 }
 
-/* ---- close and reclaim -------------------------------------------------------------------------
- */
-
-static void remove_files(struct st_store_file *f)
+int st_store_open(struct st_store **out, const struct st_store_cfg *cfg, const char *run_json)
 {
-	int rc = 0;
+	if (!out || !cfg)
+		return st_fail(-EINVAL, "store: open without a configuration.");
+	return st_dir_open_store(out, cfg, run_json, ST_DIR_WRITE);
+}
 
-	if (f->dir_fd >= 0 && unlinkat(f->dir_fd, DATA_NAME, 0) && errno != ENOENT)
-		rc = -errno;
-	if (!rc && f->parent_fd >= 0 && f->name[0] &&
-	    unlinkat(f->parent_fd, f->name, AT_REMOVEDIR) && errno != ENOENT)
-		rc = -errno;
-	if (rc)
-		st_log(ST_LOG_WARN, "%s could not be removed: %s", f->path ? f->path : f->name,
-		       strata_strerror(rc));
+int st_store_open_readonly(struct st_store **out, const char *run_json)
+{
+	if (!out)
+		return st_fail(-EINVAL, "store: open without a place for it.");
+	return st_dir_open_store(out, NULL, run_json, ST_DIR_READ);
 }
 
 void st_store_close(struct st_store *s, bool remove)
@@ -659,81 +802,11 @@ void st_store_close(struct st_store *s, bool remove)
 	if (!s)
 		return;
 	for (unsigned p = 0; p < s->n_files; p++) {
-		if (remove)
-			remove_files(&s->files[p]);
-		close_files(&s->files[p]);
+		int rc = remove ? st_dir_remove(&s->files[p]) : 0;
+
+		if (rc)
+			st_log(ST_LOG_WARN, "%s", st_last_error());
+		st_dir_close(&s->files[p]);
 	}
 	st_store_free(s);
-}
-
-static bool is_zero(const struct st_store_root *r)
-{
-	const unsigned char *b = (const unsigned char *)r;
-
-	return !b[0] && !memcmp(b, b + 1, sizeof(*r) - 1);
-}
-
-/*
- * Only where no root was ever written, or that of generation 0, which names nothing, did the first
- * commit never come. Any doubt, a damaged root (another path may hold it whole) or an error of
- * reading, counts as a state: nothing is removed that might be needed.
- */
-static bool may_hold_state(int fd)
-{
-	static const uint64_t at[] = { ST_STORE_ROOT_A, ST_STORE_ROOT_B };
-	struct st_store_root *r = aligned_alloc(ST_STORE_BLOCK, sizeof(*r));
-	bool may = !r;
-
-	for (size_t i = 0; !may && i < ST_ARRAY_LEN(at); i++) {
-		ssize_t n = pread(fd, r, sizeof(*r), (off_t)at[i]);
-
-		may = n < 0 || (n == (ssize_t)sizeof(*r) && !is_zero(r) &&
-				(!st_store_root_is_valid(r) || r->generation > 0));
-	}
-	free(r);
-	return may;
-}
-
-/* 1 removed, 0 left alone. */
-static int reclaim_one(int parent_fd, const char *name)
-{
-	struct st_store_file f = { .fd = -1, .dir_fd = -1, .parent_fd = -1 };
-	bool is_removed = false;
-
-	f.dir_fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (f.dir_fd < 0 || check_ours(f.dir_fd, name, true) || flock(f.dir_fd, LOCK_EX | LOCK_NB))
-		goto out;
-	f.fd = openat(f.dir_fd, DATA_NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (f.fd < 0 && errno != ENOENT)
-		goto out;
-	if (f.fd >= 0 && (check_ours(f.fd, name, false) || flock(f.fd, LOCK_EX | LOCK_NB) ||
-			  may_hold_state(f.fd) || unlinkat(f.dir_fd, DATA_NAME, 0)))
-		goto out;
-	is_removed = !unlinkat(parent_fd, name, AT_REMOVEDIR);
-
-out:
-	close_files(&f);
-	return is_removed;
-}
-
-int st_store_reclaim(const char *path)
-{
-	int fd = open_parent(path), removed = 0;
-	struct dirent *d;
-	DIR *dir;
-
-	if (fd < 0)
-		return fd;
-	dir = fdopendir(fd);
-	if (!dir) {
-		removed = st_fail(-errno, "store path %s: list", path);
-		close(fd);
-		return removed;
-	}
-	/* Not beside a create, see make_dir(). */
-	while (!flock(fd, LOCK_EX | LOCK_NB) && (d = readdir(dir)))
-		if (is_our_name(d->d_name))
-			removed += reclaim_one(fd, d->d_name);
-	closedir(dir);
-	return removed;
 }

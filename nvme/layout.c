@@ -20,9 +20,25 @@ static uint64_t table_area_bytes(uint32_t n_extents)
 	return round_up((uint64_t)n_extents * sizeof(struct st_store_entry), ST_STORE_BLOCK);
 }
 
+size_t st_store_names_bytes(uint32_t n_extents)
+{
+	return round_up((uint64_t)n_extents * sizeof(struct st_store_name), ST_STORE_BLOCK);
+}
+
+uint64_t st_store_names_off(uint32_t n_extents)
+{
+	return ST_STORE_TABLES + 2 * table_area_bytes(n_extents);
+}
+
+uint64_t st_store_table_off(const struct st_store *s, unsigned area)
+{
+	return ST_STORE_TABLES + area * s->table_area_bytes;
+}
+
 static uint64_t data_off(uint32_t n_extents)
 {
-	return round_up(ST_STORE_TABLES + 2 * table_area_bytes(n_extents), DATA_ALIGN);
+	return round_up(st_store_names_off(n_extents) + st_store_names_bytes(n_extents),
+			DATA_ALIGN);
 }
 
 uint64_t st_store_disk_bytes(const uint64_t *extent_bytes, uint32_t n_extents, unsigned n_paths)
@@ -34,9 +50,38 @@ uint64_t st_store_disk_bytes(const uint64_t *extent_bytes, uint32_t n_extents, u
 	return sum + n_paths * data_off(n_extents);
 }
 
-const char *st_store_name(const struct st_store *s, uint32_t e)
+const char *st_store_extent_name(const struct st_store *s, uint32_t e)
 {
 	return s->names && s->names[e] ? s->names[e] : "extent";
+}
+
+uint64_t st_store_extent_bytes(const struct st_store *s, uint32_t e)
+{
+	return s->extents[e].bytes;
+}
+
+uint32_t st_store_n_extents(const struct st_store *s)
+{
+	return s->n_extents;
+}
+
+int st_store_make_names(const struct st_store *s, struct st_store_name **out)
+{
+	struct st_store_name *names = aligned_alloc(ST_STORE_BLOCK, s->names_bytes);
+
+	if (!names)
+		return st_fail(-ENOMEM, "store: names of %u extents", s->n_extents);
+	memset(names, 0, s->names_bytes);
+	for (uint32_t e = 0; e < s->n_extents; e++) {
+		const char *text = st_store_extent_name(s, e);
+		size_t len = strlen(text), room = sizeof(names[e].text) - 1;
+
+		names[e].bytes = s->extents[e].bytes;
+		memcpy(names[e].text, len > room ? text + len - room : text,
+		       len > room ? room : len);
+	}
+	*out = names;
+	return 0;
 }
 
 uint64_t st_store_where(const struct st_store *s, uint32_t e, unsigned slot)
@@ -129,7 +174,7 @@ static int alloc_tables(struct st_store *s)
 }
 
 int st_store_layout(struct st_store **out, const struct st_store_cfg *cfg, unsigned n_paths,
-		    const uint32_t *weights, const uint8_t *id)
+		    const uint32_t *weights, const uint8_t *id, const uint8_t *origin)
 {
 	struct st_store *s;
 	int rc = check_cfg(cfg, n_paths, weights);
@@ -140,15 +185,18 @@ int st_store_layout(struct st_store **out, const struct st_store_cfg *cfg, unsig
 	if (!s)
 		return st_fail(-ENOMEM, "store");
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
-		s->files[p].fd = s->files[p].dir_fd = s->files[p].parent_fd = -1;
+		s->files[p] = (struct st_store_file)ST_STORE_FILE_NONE;
 	s->n_files = n_paths;
 	s->n_extents = cfg->n_extents;
 	s->names = cfg->extent_names;
 	s->verifies = cfg->checksum;
+	s->verifies_on_open = cfg->verifies_on_open;
 	memcpy(s->weights, weights, n_paths * sizeof(weights[0]));
 	memcpy(s->id, id, ST_STORE_ID_BYTES);
-	s->seed = XXH3_64bits(id, ST_STORE_ID_BYTES);
+	memcpy(s->origin, origin ? origin : id, ST_STORE_ID_BYTES);
+	s->seed = XXH3_64bits(s->origin, ST_STORE_ID_BYTES);
 	s->table_area_bytes = table_area_bytes(s->n_extents);
+	s->names_bytes = st_store_names_bytes(s->n_extents);
 	s->extents = calloc(s->n_extents, sizeof(*s->extents));
 	s->root = aligned_alloc(ST_STORE_BLOCK, sizeof(*s->root));
 	s->next_root = aligned_alloc(ST_STORE_BLOCK, sizeof(*s->next_root));
@@ -177,6 +225,9 @@ void st_store_free(struct st_store *s)
 		free(s->files[p].path);
 	}
 	free(s->extents);
+	free(s->own_names);
+	free(s->own_texts);
+	free(s->found);
 	free(s->root);
 	free(s->next_root);
 	free(s);

@@ -6,10 +6,15 @@
  * of a root, on any path, is enough to adopt its generation; but that copy may be in a cache only,
  * left there by a killed process. Before any slot that it does not name is overwritten it is
  * therefore written to all paths and flushed.
+ *
+ * A root that cannot be read leaves the one before it. Its data are whole if the process ended in
+ * the commit or right after it; if not, later writes have begun to replace them. So whenever the
+ * newest root seen is not adopted, every extent is verified before the older one is.
  */
 #include "nvme/store_priv.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -18,10 +23,12 @@
 
 static const char super_magic[8] = { 'S', 'T', 'R', 'A', 'T', 'A', 'S', 'B' };
 static const char root_magic[8] = { 'S', 'T', 'R', 'A', 'T', 'A', 'R', 'T' };
+static const uint64_t super_off[2] = { 0, ST_STORE_SUPER_B };
+static const uint64_t root_off[2] = { ST_STORE_ROOT_A, ST_STORE_ROOT_B };
 
 /* What is read of one path before anything is decided. */
 struct found {
-	struct st_store_super super;
+	struct st_store_super supers[2];
 	struct st_store_root roots[2];
 };
 
@@ -35,6 +42,17 @@ bool st_store_super_is_valid(const struct st_store_super *b)
 	return !memcmp(b->magic, super_magic, sizeof(b->magic)) && b->self_hash == super_hash(b);
 }
 
+const struct st_store_super *st_store_pick_super(const struct st_store_super *a,
+						 const struct st_store_super *b, const uint8_t *id)
+{
+	bool has_a = st_store_super_is_valid(a), has_b = st_store_super_is_valid(b);
+
+	if (has_a &&
+	    (!has_b || !memcmp(a->id, id, sizeof(a->id)) || memcmp(b->id, id, sizeof(b->id)) != 0))
+		return a;
+	return has_b ? b : NULL;
+}
+
 bool st_store_root_is_valid(const struct st_store_root *r)
 {
 	if (memcmp(r->magic, root_magic, sizeof(r->magic)) || r->self_hash != st_store_root_hash(r))
@@ -45,8 +63,8 @@ bool st_store_root_is_valid(const struct st_store_root *r)
 	return r->n_paths <= ST_STORE_PATHS_MAX && r->snapshot_bytes <= ST_STORE_SNAPSHOT_MAX;
 }
 
-static struct st_aio_req request(const struct st_store *s, unsigned p, enum st_aio_op op, void *buf,
-				 size_t len_bytes, uint64_t off_bytes)
+struct st_aio_req st_store_request(const struct st_store *s, unsigned p, enum st_aio_op op,
+				   void *buf, size_t len_bytes, uint64_t off_bytes)
 {
 	return (struct st_aio_req){ .op = op,
 				    .fd = s->files[p].fd,
@@ -56,27 +74,27 @@ static struct st_aio_req request(const struct st_store *s, unsigned p, enum st_a
 				    .off_bytes = off_bytes };
 }
 
-static int flush_all(struct st_store *s, st_store_run_fn *run, void *user)
+static int flush_all(const struct st_store *s, const struct st_store_runner *run)
 {
 	struct st_aio_req reqs[ST_STORE_PATHS_MAX];
 
 	for (unsigned p = 0; p < s->n_files; p++)
-		reqs[p] = request(s, p, ST_AIO_FLUSH, NULL, 0, 0);
-	return run(user, reqs, s->n_files);
+		reqs[p] = st_store_request(s, p, ST_AIO_FLUSH, NULL, 0, 0);
+	return st_store_run(run, reqs, s->n_files);
 }
 
 /* The durable root to the root slot of its parity, or to the other one, of every path. */
-static int write_roots(struct st_store *s, bool is_other, st_store_run_fn *run, void *user)
+static int write_roots(const struct st_store *s, bool is_other, const struct st_store_runner *run)
 {
 	struct st_aio_req reqs[ST_STORE_PATHS_MAX];
 	bool is_b = (s->root->generation & 1) != is_other;
 	int rc;
 
 	for (unsigned p = 0; p < s->n_files; p++)
-		reqs[p] = request(s, p, ST_AIO_WRITE, s->root, sizeof(*s->root),
-				  is_b ? ST_STORE_ROOT_B : ST_STORE_ROOT_A);
-	rc = run(user, reqs, s->n_files);
-	return rc ? rc : flush_all(s, run, user);
+		reqs[p] = st_store_request(s, p, ST_AIO_WRITE, s->root, sizeof(*s->root),
+					   root_off[is_b]);
+	rc = st_store_run(run, reqs, s->n_files);
+	return rc ? rc : flush_all(s, run);
 }
 
 /* ---- format --------------------------------------------------------------------------------- */
@@ -90,77 +108,113 @@ static void make_super(const struct st_store *s, unsigned p, struct st_store_sup
 	b->n_paths = s->n_files;
 	b->n_extents = s->n_extents;
 	memcpy(b->id, s->id, sizeof(b->id));
+	memcpy(b->origin, s->origin, sizeof(b->origin));
 	memcpy(b->weights, s->weights, sizeof(b->weights));
 	b->map_hash = s->map_hash;
+	b->names_hash = s->names_hash;
 	b->file_bytes = s->files[p].file_bytes;
 	b->self_hash = super_hash(b);
 }
 
-int st_store_format(struct st_store *s, st_store_run_fn *run, void *user)
+static void make_root(struct st_store *s, uint64_t generation, const void *snapshot,
+		      size_t snapshot_bytes)
 {
-	struct st_aio_req reqs[2 * ST_STORE_PATHS_MAX];
 	struct st_store_root *r = s->root;
-	struct st_store_super *supers;
+
+	memset(r, 0, sizeof(*r));
+	memcpy(r->magic, root_magic, sizeof(r->magic));
+	memcpy(r->id, s->id, sizeof(r->id));
+	r->n_paths = s->n_files;
+	r->generation = generation;
+	r->snapshot_bytes = (uint32_t)snapshot_bytes;
+	if (snapshot_bytes)
+		memcpy(r->snapshot, snapshot, snapshot_bytes);
+	for (unsigned p = 0; p < s->n_files; p++)
+		r->table_hash[p] = st_store_table_hash(s, p, s->files[p].table);
+	r->self_hash = st_store_root_hash(r);
+}
+
+static int write_metadata(struct st_store *s, struct st_store_super *supers,
+			  struct st_store_name *names, const struct st_store_runner *run)
+{
+	struct st_aio_req reqs[4 * ST_STORE_PATHS_MAX];
 	unsigned n = 0;
+	int rc;
+
+	for (unsigned p = 0; p < s->n_files; p++) {
+		struct st_store_file *f = &s->files[p];
+
+		make_super(s, p, &supers[p]);
+		for (int i = 0; i < 2; i++)
+			reqs[n++] = st_store_request(s, p, ST_AIO_WRITE, &supers[p],
+						     sizeof(supers[p]), super_off[i]);
+		reqs[n++] = st_store_request(s, p, ST_AIO_WRITE, names, s->names_bytes,
+					     st_store_names_off(s->n_extents));
+		if (f->table_bytes)
+			reqs[n++] = st_store_request(s, p, ST_AIO_WRITE, f->table, f->table_bytes,
+						     st_store_table_off(s, 0));
+		f->area = 0;
+		f->stale_from[0] = f->stale_to[0] = 0;
+	}
+	rc = st_store_run(run, reqs, n);
+	return rc ? rc : flush_all(s, run);
+}
+
+int st_store_format(struct st_store *s, uint64_t generation, const void *snapshot,
+		    size_t snapshot_bytes, const struct st_store_runner *run)
+{
+	struct st_store_super *supers;
+	struct st_store_name *names = NULL;
 	int rc;
 
 	supers = aligned_alloc(ST_STORE_BLOCK, s->n_files * sizeof(*supers));
 	if (!supers)
 		return st_fail(-ENOMEM, "store: superblocks");
-	memset(r, 0, sizeof(*r));
-	memcpy(r->magic, root_magic, sizeof(r->magic));
-	memcpy(r->id, s->id, sizeof(r->id));
-	r->n_paths = s->n_files;
-	for (unsigned p = 0; p < s->n_files; p++) {
-		struct st_store_file *f = &s->files[p];
-
-		make_super(s, p, &supers[p]);
-		reqs[n++] = request(s, p, ST_AIO_WRITE, &supers[p], sizeof(supers[p]), 0);
-		if (f->table_bytes)
-			reqs[n++] = request(s, p, ST_AIO_WRITE, f->table, f->table_bytes,
-					    ST_STORE_TABLES);
-		r->table_hash[p] = st_store_table_hash(s, p, f->table);
-		f->area = 0;
-		f->stale_from[0] = f->stale_to[0] = 0;
+	rc = st_store_make_names(s, &names);
+	if (!rc) {
+		s->names_hash = XXH3_64bits(names, s->names_bytes);
+		make_root(s, generation, snapshot, snapshot_bytes);
+		rc = write_metadata(s, supers, names, run);
 	}
-	r->self_hash = st_store_root_hash(r);
-	rc = run(user, reqs, n);
 	if (!rc)
-		rc = flush_all(s, run, user);
-	if (!rc)
-		rc = write_roots(s, false, run, user);
+		rc = write_roots(s, false, run);
+	free(names);
 	free(supers);
 	return rc;
 }
 
-/* ---- recovery ------------------------------------------------------------------------------- */
+/* ---- what is found -------------------------------------------------------------------------- */
 
-static int read_found(struct st_store *s, struct found *found, st_store_run_fn *run, void *user)
+static int read_found(const struct st_store *s, struct found *found,
+		      const struct st_store_runner *run)
 {
 	for (unsigned p = 0; p < s->n_files; p++) {
 		struct found *f = &found[p];
-		struct st_aio_req reqs[] = {
-			request(s, p, ST_AIO_READ, &f->super, sizeof(f->super), 0),
-			request(s, p, ST_AIO_READ, &f->roots[0], sizeof(f->roots[0]),
-				ST_STORE_ROOT_A),
-			request(s, p, ST_AIO_READ, &f->roots[1], sizeof(f->roots[1]),
-				ST_STORE_ROOT_B),
-		};
-		int rc = run(user, reqs, ST_ARRAY_LEN(reqs));
+		struct st_aio_req reqs[4];
+		int rc;
 
+		for (int i = 0; i < 2; i++) {
+			reqs[i] = st_store_request(s, p, ST_AIO_READ, &f->supers[i],
+						   sizeof(f->supers[i]), super_off[i]);
+			reqs[2 + i] = st_store_request(s, p, ST_AIO_READ, &f->roots[i],
+						       sizeof(f->roots[i]), root_off[i]);
+		}
+		rc = st_store_run(run, reqs, ST_ARRAY_LEN(reqs));
 		if (rc)
 			return rc;
 	}
 	return 0;
 }
 
-static int check_super(const struct st_store *s, unsigned p, const struct st_store_super *b)
+static int check_super(struct st_store *s, unsigned p, const struct found *found)
 {
+	const struct st_store_super *b =
+		st_store_pick_super(&found->supers[0], &found->supers[1], s->id);
 	const char *path = s->files[p].path;
 
-	if (!st_store_super_is_valid(b))
+	if (!b)
 		return st_fail(STRATA_E_CORRUPT,
-			       "%s: the superblock is damaged, or not of a store.", path);
+			       "%s: both superblocks are damaged, or not of a store.", path);
 	if (b->version != ST_STORE_VERSION)
 		return st_fail(STRATA_E_UNSUPPORTED,
 			       "%s: format version %u: this program reads version %u.", path,
@@ -179,13 +233,96 @@ static int check_super(const struct st_store *s, unsigned p, const struct st_sto
 			       " extents, %u are needed): restore them, or start anew with another"
 			       " output.",
 			       path, b->n_extents, s->n_extents);
+	s->names_hash = b->names_hash;
 	return 0;
 }
 
-/* Is the root whole, of this store, and do its tables lie on every path? Reads them into the
- * images. */
+static bool is_root_of(const struct st_store *s, const struct st_store_root *r)
+{
+	return st_store_root_is_valid(r) && r->n_paths == s->n_files &&
+	       !memcmp(r->id, s->id, sizeof(r->id));
+}
+
+static bool is_zero(const void *block)
+{
+	const unsigned char *b = block;
+
+	return !b[0] && !memcmp(b, b + 1, ST_STORE_BLOCK - 1);
+}
+
+/* A root slot that was written and now holds no root of ours on any path. */
+static bool has_damaged_slot(const struct st_store *s, const struct found *found)
+{
+	for (int i = 0; i < 2; i++) {
+		bool is_written = false, is_valid = false;
+
+		for (unsigned p = 0; p < s->n_files; p++) {
+			is_valid |= is_root_of(s, &found[p].roots[i]);
+			is_written |= !is_zero(&found[p].roots[i]);
+		}
+		if (is_written && !is_valid)
+			return true;
+	}
+	return false;
+}
+
+static int newest_first(const void *a, const void *b)
+{
+	const struct st_store_root *const *x = a, *const *y = b;
+
+	return ((*x)->generation < (*y)->generation) - ((*x)->generation > (*y)->generation);
+}
+
+/* The valid roots of this store on all paths, newest first; one of each. */
+static unsigned list_roots(const struct st_store *s, const struct found *found,
+			   const struct st_store_root **list, unsigned *copies)
+{
+	unsigned n = 0, kept = 0;
+
+	for (unsigned p = 0; p < s->n_files; p++)
+		for (int i = 0; i < 2; i++)
+			if (is_root_of(s, &found[p].roots[i]))
+				list[n++] = &found[p].roots[i];
+	qsort(list, n, sizeof(list[0]), newest_first);
+	for (unsigned i = 0; i < n; i++) {
+		unsigned k = 0;
+
+		while (k < kept && memcmp(list[i], list[k], sizeof(*list[i])) != 0)
+			k++;
+		if (k == kept) {
+			copies[kept] = 0;
+			list[kept++] = list[i];
+		}
+		copies[k]++;
+	}
+	return kept;
+}
+
+static int note_roots(struct st_store *s, const struct st_store_root *const *list,
+		      const unsigned *copies, unsigned n)
+{
+	free(s->found);
+	s->n_found = 0;
+	s->found = calloc(n ? n : 1, sizeof(*s->found));
+	if (!s->found)
+		return st_fail(-ENOMEM, "store: roots");
+	for (unsigned i = 0; i < n; i++) {
+		struct st_store_root_info *info = &s->found[i];
+
+		info->generation = list[i]->generation;
+		info->n_copies = copies[i] < s->n_files ? copies[i] : s->n_files;
+		info->snapshot_bytes = list[i]->snapshot_bytes;
+		memcpy(info->snapshot, list[i]->snapshot, list[i]->snapshot_bytes);
+	}
+	s->n_found = n;
+	return 0;
+}
+
+/* ---- adoption ------------------------------------------------------------------------------- */
+
+/* Do the tables that the root names lie on every path? Reads them into the images. */
 static int try_root(struct st_store *s, const struct st_store_root *r, bool *fits,
-		    unsigned *bad_path, st_store_run_fn *run, void *user)
+		    unsigned *bad_path, const struct st_store_runner *run)
 {
 	struct st_aio_req reqs[ST_STORE_PATHS_MAX];
 	unsigned n = 0;
@@ -196,10 +333,10 @@ static int try_root(struct st_store *s, const struct st_store_root *r, bool *fit
 		struct st_store_file *f = &s->files[p];
 
 		if (f->table_bytes)
-			reqs[n++] = request(s, p, ST_AIO_READ, f->table, f->table_bytes,
-					    ST_STORE_TABLES + r->area[p] * s->table_area_bytes);
+			reqs[n++] = st_store_request(s, p, ST_AIO_READ, f->table, f->table_bytes,
+						     st_store_table_off(s, r->area[p]));
 	}
-	rc = run(user, reqs, n);
+	rc = st_store_run(run, reqs, n);
 	if (rc)
 		return rc;
 	for (unsigned p = 0; p < s->n_files; p++) {
@@ -239,90 +376,229 @@ static void adopt(struct st_store *s, const struct st_store_root *r)
 	}
 	s->n_pending = 0;
 	s->phase = ST_PHASE_IDLE;
+	for (unsigned i = 0; i < s->n_found; i++)
+		s->found[i].is_current = s->found[i].generation == r->generation;
 }
 
-static int newest_first(const void *a, const void *b)
+static void keep_first(void *user, const struct st_store_bad *bad)
 {
-	const struct st_store_root *const *x = a, *const *y = b;
+	struct st_error *first = user;
 
-	return ((*x)->generation < (*y)->generation) - ((*x)->generation > (*y)->generation);
+	if (!first->rc)
+		st_error_take(first, bad->rc);
 }
 
-/* The valid roots of this store on all paths, newest first; one of each. */
-static unsigned list_roots(const struct st_store *s, const struct found *found,
-			   const struct st_store_root **list)
+/* All extents of the adopted root, with the first damage as the failure. */
+static int verify_all(const struct st_store *s, const struct st_store_runner *run)
 {
-	unsigned n = 0, kept = 0;
+	struct st_store_entry *tables[ST_STORE_PATHS_MAX];
+	struct st_error first = { 0 };
+	const struct st_store_verify_cfg cfg = { .bad = keep_first, .user = &first };
+	struct st_store_verified v;
+	int rc;
 
 	for (unsigned p = 0; p < s->n_files; p++)
-		for (int i = 0; i < 2; i++) {
-			const struct st_store_root *r = &found[p].roots[i];
+		tables[p] = s->files[p].table;
+	rc = st_store_verify_tables(s, tables, run, &cfg, &v);
+	if (rc != STRATA_E_CORRUPT || v.n_bad == 1)
+		return first.rc ? st_error_raise(&first) : rc;
+	return st_fail(rc, "%.380s And %u more.", first.text, v.n_bad - 1);
+}
 
-			if (st_store_root_is_valid(r) && r->n_paths == s->n_files &&
-			    !memcmp(r->id, s->id, sizeof(r->id)))
-				list[n++] = r;
-		}
-	qsort(list, n, sizeof(list[0]), newest_first);
-	for (unsigned i = 0; i < n; i++) {
-		bool is_new = true;
+struct choice {
+	const struct st_store_root *list[2 * ST_STORE_PATHS_MAX];
+	unsigned n, at; /* roots, newest first; the one being looked at */
+	bool has_damaged_slot;
+};
 
-		for (unsigned k = 0; k < kept && is_new; k++)
-			is_new = memcmp(list[i], list[k], sizeof(*list[i])) != 0;
-		if (is_new)
-			list[kept++] = list[i];
+/* 1: adopted; 0: the root is not whole, *why says how; <0: nothing can be said */
+static int try_adopt(struct st_store *s, const struct choice *c, struct st_error *why,
+		     const struct st_store_runner *run)
+{
+	const struct st_store_root *r = c->list[c->at];
+	bool fits = false, is_newest = c->at == 0 && !c->has_damaged_slot;
+	unsigned bad_path = 0;
+	int rc = s->in_use[0] ? 0 : try_root(s, r, &fits, &bad_path, run);
+
+	if (rc)
+		return rc;
+	if (!fits && !s->in_use[0]) {
+		st_error_take(why,
+			      st_fail(STRATA_E_CORRUPT,
+				      "%s: the tables there are damaged or older than the other "
+				      "paths': no generation (newest %llu) is whole on all %u "
+				      "paths.",
+				      s->files[bad_path].path,
+				      (unsigned long long)c->list[0]->generation, s->n_files));
+		return 0;
 	}
-	return kept;
+	adopt(s, r);
+	if (s->is_readonly || (is_newest && !s->verifies_on_open))
+		return 1;
+	rc = verify_all(s, run);
+	if (rc == STRATA_E_CORRUPT || rc == STRATA_E_IO || rc == -EIO) {
+		st_error_take(why, rc);
+		return 0;
+	}
+	return rc ? rc : 1;
 }
 
 static int adopt_newest(struct st_store *s, const struct found *found, bool *is_newest,
-			st_store_run_fn *run, void *user)
+			const struct st_store_runner *run)
 {
-	const struct st_store_root *list[2 * ST_STORE_PATHS_MAX];
-	unsigned n = list_roots(s, found, list), bad_path = 0;
-	bool fits = false;
+	struct choice c = { .has_damaged_slot = has_damaged_slot(s, found) };
+	unsigned copies[2 * ST_STORE_PATHS_MAX];
+	struct st_error why = { 0 }; /* of the newest root: what is wrong with it */
 	int rc;
 
-	for (unsigned i = 0; i < n; i++) {
-		rc = try_root(s, list[i], &fits, &bad_path, run, user);
-		if (rc)
-			return rc;
-		if (fits) {
-			*is_newest = i == 0;
-			adopt(s, list[i]);
-			return 0;
-		}
-		st_log(ST_LOG_WARN,
-		       "%s: the tables there do not belong to generation %llu; trying an older one",
-		       s->files[bad_path].path, (unsigned long long)list[i]->generation);
-	}
-	if (!n)
+	c.n = list_roots(s, found, c.list, copies);
+	if (!c.n)
 		return st_fail(STRATA_E_CORRUPT, "%s: no valid root on any of %u paths.",
 			       s->files[0].path, s->n_files);
-	return st_fail(
-		STRATA_E_CORRUPT,
-		"%s: the tables there are damaged or older than the other paths': no generation "
-		"(newest %llu) is whole on all %u paths.",
-		s->files[bad_path].path, (unsigned long long)list[0]->generation, s->n_files);
+	rc = s->is_readonly ? note_roots(s, c.list, copies, c.n) : 0;
+	if (rc)
+		return rc;
+	for (c.at = 0; c.at < c.n; c.at++) {
+		struct st_error e = { 0 };
+
+		rc = try_adopt(s, &c, &e, run);
+		if (rc < 0)
+			return rc;
+		if (!why.rc)
+			why = e;
+		if (!rc)
+			continue;
+		*is_newest = c.at == 0 && !c.has_damaged_slot;
+		if (c.at > 0)
+			st_log(ST_LOG_WARN,
+			       "generation %llu is damaged, going on from generation %llu: the "
+			       "step between is lost and will be done again (%s)",
+			       (unsigned long long)c.list[0]->generation,
+			       (unsigned long long)c.list[c.at]->generation, why.text);
+		else if (c.has_damaged_slot)
+			st_log(ST_LOG_WARN,
+			       "%s: a root is damaged on all paths: going on from generation %llu; "
+			       "if a later one is lost, its step will be done again",
+			       s->files[0].path, (unsigned long long)c.list[0]->generation);
+		return 0;
+	}
+	return st_error_raise(&why);
 }
 
-int st_store_recover(struct st_store *s, st_store_run_fn *run, void *user)
+/* ---- repair --------------------------------------------------------------------------------- */
+
+static int repair_supers(const struct st_store *s, const struct found *found,
+			 struct st_store_super *b, const struct st_store_runner *run)
 {
-	struct found *found = aligned_alloc(ST_STORE_BLOCK, s->n_files * sizeof(*found));
+	for (unsigned p = 0; p < s->n_files; p++)
+		for (int i = 0; i < 2; i++) {
+			struct st_aio_req req;
+			int rc;
+
+			make_super(s, p, b);
+			if (!memcmp(&found[p].supers[i], b, sizeof(*b)))
+				continue;
+			st_log(ST_LOG_WARN, "%s: superblock %d was damaged; repaired from its copy",
+			       s->files[p].path, i + 1);
+			req = st_store_request(s, p, ST_AIO_WRITE, b, sizeof(*b), super_off[i]);
+			rc = st_store_run(run, &req, 1);
+			if (rc)
+				return rc;
+		}
+	return 0;
+}
+
+/* names: a buffer. Finds whole names on some path, or makes them anew; 1 found, 0 not. */
+static int find_names(const struct st_store *s, struct st_store_name *names, bool *is_bad,
+		      unsigned *n_bad, const struct st_store_runner *run)
+{
+	uint64_t off = st_store_names_off(s->n_extents);
+	int good = -1, rc = 0;
+
+	*n_bad = 0;
+	for (unsigned p = 0; !rc && p < s->n_files; p++) {
+		struct st_aio_req req =
+			st_store_request(s, p, ST_AIO_READ, names, s->names_bytes, off);
+
+		rc = st_store_run(run, &req, 1);
+		is_bad[p] = XXH3_64bits(names, s->names_bytes) != s->names_hash;
+		*n_bad += is_bad[p];
+		if (!is_bad[p])
+			good = (int)p;
+	}
+	if (rc || good < 0)
+		return rc;
+	if (is_bad[s->n_files - 1]) { /* another one is in the buffer */
+		struct st_aio_req req = st_store_request(s, (unsigned)good, ST_AIO_READ, names,
+							 s->names_bytes, off);
+
+		rc = st_store_run(run, &req, 1);
+	}
+	return rc ? rc : 1;
+}
+
+/* They serve tools only: a run goes on without. */
+static int repair_names(const struct st_store *s, const struct st_store_runner *run)
+{
+	bool is_bad[ST_STORE_PATHS_MAX] = { false };
+	struct st_store_name *names = NULL, *made = NULL;
+	unsigned n_bad = 0;
+	int rc;
+
+	names = aligned_alloc(ST_STORE_BLOCK, s->names_bytes);
+	rc = names ? find_names(s, names, is_bad, &n_bad, run) : st_fail(-ENOMEM, "store: names");
+	if (rc == 0) {
+		rc = st_store_make_names(s, &made);
+		if (!rc && XXH3_64bits(made, s->names_bytes) == s->names_hash) {
+			memcpy(names, made, s->names_bytes);
+			rc = 1;
+		} else if (!rc) {
+			st_log(ST_LOG_WARN, "%s: the names of extents are damaged on all paths",
+			       s->files[0].path);
+		}
+		free(made);
+	}
+	for (unsigned p = 0; rc > 0 && n_bad && p < s->n_files; p++) {
+		struct st_aio_req req = st_store_request(s, p, ST_AIO_WRITE, names, s->names_bytes,
+							 st_store_names_off(s->n_extents));
+
+		if (!is_bad[p])
+			continue;
+		st_log(ST_LOG_WARN, "%s: the names of extents were damaged; repaired",
+		       s->files[p].path);
+		rc = st_store_run(run, &req, 1);
+		rc = rc ? rc : 1;
+	}
+	free(names);
+	return rc < 0 ? rc : 0;
+}
+
+int st_store_recover(struct st_store *s, const struct st_store_runner *run)
+{
+	/* One block more: what is written in a repair. */
+	struct found *found =
+		aligned_alloc(ST_STORE_BLOCK, s->n_files * sizeof(*found) + ST_STORE_BLOCK);
 	bool is_newest = true;
 	int rc;
 
 	if (!found)
 		return st_fail(-ENOMEM, "store: recovery");
-	rc = read_found(s, found, run, user);
+	rc = read_found(s, found, run);
 	for (unsigned p = 0; !rc && p < s->n_files; p++)
-		rc = check_super(s, p, &found[p].super);
+		rc = check_super(s, p, &found[p]);
 	if (!rc)
-		rc = adopt_newest(s, found, &is_newest, run, user);
+		rc = adopt_newest(s, found, &is_newest, run);
+	if (rc || s->is_readonly)
+		goto out;
+	rc = repair_supers(s, found, (struct st_store_super *)&found[s->n_files], run);
+	if (!rc)
+		rc = repair_names(s, run);
 	if (!rc && !s->skips_root_rewrite)
-		rc = write_roots(s, false, run, user);
+		rc = write_roots(s, false, run);
 	/* A later root that did not verify must not come to life again beside a new one. */
 	if (!rc && !s->skips_root_rewrite && !is_newest)
-		rc = write_roots(s, true, run, user);
+		rc = write_roots(s, true, run);
+out:
 	free(found);
 	return rc;
 }

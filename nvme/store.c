@@ -20,13 +20,27 @@ static unsigned write_slot(const struct st_store_extent *x)
 	return x->durable_slot == ST_STORE_NO_SLOT ? 0 : 1 - x->durable_slot;
 }
 
+/* What keeps extents from being read or written at all. */
+static int check_open(const struct st_store *s, bool is_write)
+{
+	if (is_write && s->failed.rc)
+		return st_error_raise(&s->failed);
+	if (s->in_use[0])
+		return st_fail(STRATA_E_BUSY,
+			       "%s is in use by %s, which changes it: let it end first.",
+			       s->files[0].path, s->in_use);
+	if (is_write && s->is_readonly)
+		return st_fail(-EROFS, "%s was opened for reading only", s->files[0].path);
+	return 0;
+}
+
 static int check_extent(const struct st_store *s, uint32_t e, const void *buf)
 {
 	if (e >= s->n_extents)
 		return st_fail(-EINVAL, "store: extent %u of %u.", e, s->n_extents);
 	if (!buf || (uintptr_t)buf % ST_STORE_BLOCK)
 		return st_fail(-EINVAL, "store: buffer of %s %u is not aligned to %zu bytes.",
-			       st_store_name(s, e), e, ST_STORE_BLOCK);
+			       st_store_extent_name(s, e), e, ST_STORE_BLOCK);
 	return 0;
 }
 
@@ -46,10 +60,13 @@ static int prep_read(struct st_store *s, uint32_t e, uint64_t off_bytes, uint64_
 		     void *buf, struct st_aio_req *req)
 {
 	const struct st_store_entry *t = entry_of(s, e);
+	int rc = check_open(s, false);
 
+	if (rc)
+		return rc;
 	if (!t->generation)
 		return st_fail(STRATA_E_CORRUPT, "store: %s (extent %u) was never written.",
-			       st_store_name(s, e), e);
+			       st_store_extent_name(s, e), e);
 	fill(req, &s->files[s->extents[e].path], ST_AIO_READ, buf, len_bytes,
 	     st_store_where(s, e, t->slot) + off_bytes);
 	return 0;
@@ -75,7 +92,8 @@ int st_store_prep_read_range(struct st_store *s, uint32_t e, uint64_t off_bytes,
 			       "store: bytes %llu to %llu of %s (extent %u of %llu bytes): give "
 			       "whole blocks of %zu inside it.",
 			       (unsigned long long)off_bytes,
-			       (unsigned long long)(off_bytes + len_bytes), st_store_name(s, e), e,
+			       (unsigned long long)(off_bytes + len_bytes),
+			       st_store_extent_name(s, e), e,
 			       (unsigned long long)s->extents[e].bytes, ST_STORE_BLOCK);
 	return prep_read(s, e, off_bytes, len_bytes, buf, req);
 }
@@ -85,15 +103,15 @@ int st_store_prep_write(struct st_store *s, uint32_t e, const void *buf, struct 
 	int rc = check_extent(s, e, buf);
 	struct st_store_extent *x;
 
+	if (!rc)
+		rc = check_open(s, true);
 	if (rc)
 		return rc;
-	if (s->failed.rc)
-		return st_error_raise(&s->failed);
 	if (s->phase != ST_PHASE_IDLE)
 		return st_fail(-EINVAL,
 			       "store: write of %s (extent %u) prepared during the commit of "
 			       "generation %llu.",
-			       st_store_name(s, e), e,
+			       st_store_extent_name(s, e), e,
 			       (unsigned long long)s->next_root->generation);
 	x = &s->extents[e];
 	if (!x->is_pending)
@@ -111,20 +129,25 @@ uint64_t st_store_checksum(const struct st_store *s, uint32_t e, const void *buf
 	return XXH3_64bits_withSeed(buf, s->extents[e].bytes, seed);
 }
 
+int st_store_fail_damaged(const struct st_store *s, uint32_t e, const struct st_store_entry *t)
+{
+	return st_fail(
+		STRATA_E_CORRUPT,
+		"%s: %s (extent %u, %llu bytes at offset %llu) is damaged: the checksum differs "
+		"from the one of generation %llu. The disk gave other data than were written.",
+		s->files[s->extents[e].path].path, st_store_extent_name(s, e), e,
+		(unsigned long long)s->extents[e].bytes,
+		(unsigned long long)st_store_where(s, e, t->slot),
+		(unsigned long long)t->generation);
+}
+
 int st_store_read_verify(struct st_store *s, uint32_t e, uint64_t checksum)
 {
 	const struct st_store_entry *t = entry_of(s, e);
 
 	if (!s->verifies || !t->has_checksum || t->checksum == checksum)
 		return 0;
-	return st_fail(
-		STRATA_E_CORRUPT,
-		"%s: %s (extent %u, %llu bytes at offset %llu) is damaged: the checksum differs "
-		"from the one of generation %llu. The disk gave other data than were written.",
-		s->files[s->extents[e].path].path, st_store_name(s, e), e,
-		(unsigned long long)s->extents[e].bytes,
-		(unsigned long long)st_store_where(s, e, t->slot),
-		(unsigned long long)t->generation);
+	return st_store_fail_damaged(s, e, t);
 }
 
 int st_store_read_done(struct st_store *s, uint32_t e, const void *buf)
@@ -194,8 +217,10 @@ static int poison(struct st_store *s, int rc)
 
 static int check_idle(const struct st_store *s, size_t snapshot_bytes)
 {
-	if (s->failed.rc)
-		return st_error_raise(&s->failed);
+	int rc = check_open(s, true);
+
+	if (rc)
+		return rc;
 	if (s->phase != ST_PHASE_IDLE)
 		return st_fail(-EINVAL, "store: a commit is going on already.");
 	if (snapshot_bytes > ST_STORE_SNAPSHOT_MAX)
@@ -206,7 +231,7 @@ static int check_idle(const struct st_store *s, size_t snapshot_bytes)
 			return st_fail(
 				-EINVAL,
 				"store: commit while the write of %s (extent %u) is not done.",
-				st_store_name(s, e), e);
+				st_store_extent_name(s, e), e);
 	return 0;
 }
 
@@ -254,7 +279,7 @@ static unsigned fill_tables(struct st_store *s, struct st_aio_req *reqs)
 		from = f->stale_from[a] & ~(ST_STORE_BLOCK - 1);
 		to = (f->stale_to[a] + ST_STORE_BLOCK - 1) & ~(ST_STORE_BLOCK - 1);
 		fill(&reqs[n++], f, ST_AIO_WRITE, (char *)f->table + from, to - from,
-		     ST_STORE_TABLES + a * s->table_area_bytes + from);
+		     st_store_table_off(s, a) + from);
 	}
 	return n;
 }
@@ -388,6 +413,29 @@ size_t st_store_snapshot(const struct st_store *s, void *out, size_t out_bytes)
 uint64_t st_store_generation(const struct st_store *s)
 {
 	return s->root->generation;
+}
+
+const char *st_store_in_use(const struct st_store *s)
+{
+	return s->in_use[0] ? s->in_use : NULL;
+}
+
+uint64_t st_store_live_bytes(const struct st_store *s)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t e = 0; e < s->n_extents; e++)
+		sum += entry_of(s, e)->generation ? s->extents[e].bytes : 0;
+	return sum;
+}
+
+unsigned st_store_roots(const struct st_store *s, struct st_store_root_info *out, unsigned max_nr)
+{
+	unsigned n = s->n_found < max_nr ? s->n_found : max_nr;
+
+	if (n)
+		memcpy(out, s->found, n * sizeof(*out));
+	return n;
 }
 
 bool st_store_is_written(const struct st_store *s, uint32_t e)

@@ -8,9 +8,13 @@
  * layout.c   which path and offset an extent has
  * store.c    extents and commit: fills requests, never moves a byte itself
  * recover.c  first format and recovery, over a function that runs requests
- * dir.c      directories, files, locks: the only part that knows the file system
+ * walk.c     all live extents, read and verified, over such a function
+ * keep.c     independent copies, and the way back to one
+ * dir.c      directories, files, locks; create, open, close    } the only parts that
+ * place.c    what a file system offers: direct I/O, space      } know the file system
+ * list.c     stores and copies found on a path; removal        } (nvme/dir.h)
  *
- * So everything above dir.c can be run over a simulated disk (tests/test_store_crash.c).
+ * So what lies above dir.c can be run over a simulated disk (tests/test_store_crash.c).
  *
  * Invariants:
  *  1. Between commits, the slot that the durable root names is never written.
@@ -25,10 +29,11 @@
 
 #include "nvme/store.h"
 
-#define ST_STORE_VERSION    1u
+#define ST_STORE_VERSION    2u
 #define ST_STORE_BLOCK      ((size_t)4096)
 #define ST_STORE_ROOT_A     ((uint64_t)4096)
 #define ST_STORE_ROOT_B     ((uint64_t)1 << 20)
+#define ST_STORE_SUPER_B    (ST_STORE_ROOT_B + 4096)
 #define ST_STORE_TABLES     ((uint64_t)2 << 20)
 #define ST_STORE_ID_BYTES   16u
 #define ST_STORE_NO_SLOT    2u  /* durable_slot of an extent that no commit names */
@@ -41,10 +46,12 @@ struct st_store_super {
 	uint32_t version;
 	uint32_t path_index, n_paths, n_extents;
 	uint8_t id[ST_STORE_ID_BYTES];
+	uint8_t origin[ST_STORE_ID_BYTES]; /* the store that this is a copy of; else id */
 	uint32_t weights[ST_STORE_PATHS_MAX];
 	uint64_t map_hash;   /* of sizes, weights and number of paths */
+	uint64_t names_hash; /* of the area of names */
 	uint64_t file_bytes; /* of this path */
-	uint8_t zero[4096 - 120 - 8];
+	uint8_t zero[4096 - 144 - 8];
 	uint64_t self_hash; /* of all above */
 };
 _Static_assert(sizeof(struct st_store_super) == 4096, "superblock is one block");
@@ -71,6 +78,13 @@ struct st_store_entry {
 };
 _Static_assert(sizeof(struct st_store_entry) == 24, "no padding in tables");
 
+/* Area of names: one of these per extent of the store, the same on every path. */
+struct st_store_name {
+	uint64_t bytes;
+	char text[120]; /* NUL-terminated; of a longer name its end */
+};
+_Static_assert(sizeof(struct st_store_name) == 128, "names fill blocks");
+
 struct st_store_extent {
 	uint64_t bytes;
 	uint64_t off_bytes; /* inside its slot's half of the data */
@@ -95,6 +109,11 @@ struct st_store_file {
 	size_t stale_from[2], stale_to[2]; /* bytes of each area that may differ from the image */
 };
 
+#define ST_STORE_FILE_NONE                                                                         \
+	{                                                                                          \
+		.fd = -1, .parent_fd = -1, .dir_fd = -1                                            \
+	}
+
 enum st_store_phase {
 	ST_PHASE_IDLE,
 	ST_PHASE_TABLES,
@@ -105,53 +124,130 @@ enum st_store_phase {
 };
 
 struct st_store {
-	uint8_t id[ST_STORE_ID_BYTES];
-	uint64_t seed; /* of checksums: the id, hashed */
-	uint64_t map_hash;
-	uint64_t table_area_bytes;
+	uint8_t id[ST_STORE_ID_BYTES], origin[ST_STORE_ID_BYTES];
+	uint64_t seed; /* of checksums: the origin, hashed, so that copies keep them */
+	uint64_t map_hash, names_hash;
+	uint64_t table_area_bytes, names_bytes;
 	uint32_t weights[ST_STORE_PATHS_MAX];
 	uint32_t n_extents, n_pending;
 	unsigned n_files;
-	bool verifies;
+	bool verifies, verifies_on_open;
+	bool is_readonly;
 	bool skips_root_rewrite; /* tests only: proves that they would see it missing */
 	struct st_store_extent *extents;
 	const char *const *names;
+	const char **own_names;          /* what names points to when nobody else owns it */
+	struct st_store_name *own_texts; /* and the texts */
+	char in_use[80];                 /* by whom; "" = locked by us */
 	struct st_store_file files[ST_STORE_PATHS_MAX];
 	struct st_store_root *root, *next_root; /* durable; being committed */
 	enum st_store_phase phase;
 	const struct st_aio_req *sent; /* requests of the last next(), checked by the next one */
 	unsigned n_sent;
+	struct st_store_root_info *found; /* opened for reading: the roots, newest first */
+	unsigned n_found;
 	struct st_error failed; /* rc < 0: nothing may be written any more */
 };
 
 /** st_store_run_fn - run n independent requests to their end; 0 or the first failure. */
 typedef int st_store_run_fn(void *user, struct st_aio_req *reqs, unsigned n);
 
+struct st_store_runner {
+	st_store_run_fn *run;
+	void *user;
+};
+
+static inline int st_store_run(const struct st_store_runner *r, struct st_aio_req *reqs, unsigned n)
+{
+	return n ? r->run(r->user, reqs, n) : 0;
+}
+
+/** st_store_request() - a request on the file of path p. */
+struct st_aio_req st_store_request(const struct st_store *s, unsigned p, enum st_aio_op op,
+				   void *buf, size_t len_bytes, uint64_t off_bytes);
+
+/* ---- layout.c */
+
 /**
  * st_store_layout() - a store in memory: map, tables, no files (fd -1), nothing durable.
  * @param weights  in [n_paths]
  * @param id       in [ST_STORE_ID_BYTES]
+ * @param origin   in [ST_STORE_ID_BYTES]; NULL: id
  */
 ST_MUST_CHECK int st_store_layout(struct st_store **out, const struct st_store_cfg *cfg,
-				  unsigned n_paths, const uint32_t *weights, const uint8_t *id);
+				  unsigned n_paths, const uint32_t *weights, const uint8_t *id,
+				  const uint8_t *origin);
 void st_store_free(struct st_store *s);
-
-/** st_store_name() - name of extent e for messages: the caller's, else "extent". */
-const char *st_store_name(const struct st_store *s, uint32_t e);
 
 /** st_store_where() - file offset of extent e in slot. */
 uint64_t st_store_where(const struct st_store *s, uint32_t e, unsigned slot);
+
+/** st_store_table_off(), st_store_names_off() - file offset of a table area, of the names. */
+uint64_t st_store_table_off(const struct st_store *s, unsigned area);
+uint64_t st_store_names_off(uint32_t n_extents);
+size_t st_store_names_bytes(uint32_t n_extents);
+
+/** st_store_make_names() - the area of names, [names_bytes], 4096-aligned, owned by the caller. */
+ST_MUST_CHECK int st_store_make_names(const struct st_store *s, struct st_store_name **out);
 
 uint64_t st_store_table_hash(const struct st_store *s, unsigned p, const void *table);
 uint64_t st_store_root_hash(const struct st_store_root *r);
 bool st_store_root_is_valid(const struct st_store_root *r);
 bool st_store_super_is_valid(const struct st_store_super *b);
+/** st_store_pick_super() - of two copies the one that is valid and, if there is a choice, of store
+ *  id; NULL: neither is valid. */
+const struct st_store_super *st_store_pick_super(const struct st_store_super *a,
+						 const struct st_store_super *b, const uint8_t *id);
 
-/** st_store_format() - superblocks and empty tables, flush, root of generation 0, flush. */
-ST_MUST_CHECK int st_store_format(struct st_store *s, st_store_run_fn *run, void *user);
+/* ---- recover.c */
 
-/** st_store_recover() - see nvme/store.h; s comes from st_store_layout() with its files' fds set.
+/**
+ * st_store_format() - superblocks, names and the tables as they are in memory (into area 0), flush;
+ * root of this generation, flush. Data that the tables name are already written, if not flushed.
  */
-ST_MUST_CHECK int st_store_recover(struct st_store *s, st_store_run_fn *run, void *user);
+ST_MUST_CHECK int st_store_format(struct st_store *s, uint64_t generation, const void *snapshot,
+				  size_t snapshot_bytes, const struct st_store_runner *run);
+
+/**
+ * st_store_recover() - see nvme/store.h; s comes from st_store_layout() with its files' fds set.
+ * With s->is_readonly nothing is written; with s->in_use nothing but the roots is looked at.
+ */
+ST_MUST_CHECK int st_store_recover(struct st_store *s, const struct st_store_runner *run);
+
+/* ---- walk.c */
+
+struct st_store_tables { /* of the durable generation, as they lie on disk: [path] */
+	struct st_store_entry *of[ST_STORE_PATHS_MAX];
+};
+ST_MUST_CHECK int st_store_tables_read(struct st_store_tables *t, const struct st_store *s,
+				       const struct st_store_runner *run);
+void st_store_tables_free(struct st_store_tables *t);
+
+struct st_store_item { /* a live extent that was read */
+	uint32_t e;
+	const struct st_store_entry *entry;
+	void *buf;
+	int rc; /* 0: whole. <0: damaged, or not to be read; the text is in error */
+	struct st_error error;
+};
+
+/** st_store_walk() - read all live extents, some at a time, verify them, and give them to `batch`,
+ *  which may end the walk with a code other than 0. tables: [n_files], NULL: leave that path out */
+#define ST_STORE_BATCH_MAX 16u
+typedef int st_store_batch_fn(void *user, const struct st_store_item *items, unsigned n);
+ST_MUST_CHECK int st_store_walk(const struct st_store *s, struct st_store_entry *const *tables,
+				const struct st_store_runner *run, st_store_batch_fn *batch,
+				void *user);
+
+/** st_store_verify_tables() - st_store_verify() of what these tables name. */
+ST_MUST_CHECK int st_store_verify_tables(const struct st_store *s,
+					 struct st_store_entry *const *tables,
+					 const struct st_store_runner *run,
+					 const struct st_store_verify_cfg *cfg,
+					 struct st_store_verified *out);
+
+/** st_store_fail_damaged() - the failure that names extent e with this entry. */
+ST_MUST_CHECK int st_store_fail_damaged(const struct st_store *s, uint32_t e,
+					const struct st_store_entry *t);
 
 #endif

@@ -35,6 +35,7 @@ struct truth {
 
 struct sim {
 	struct fake_disk disk;
+	struct st_store_runner run;
 	uint32_t n_extents;
 	struct st_store *s;
 	uint8_t id[ST_STORE_ID_BYTES];
@@ -63,7 +64,7 @@ static void layout(struct sim *m)
 				    .n_extents = m->n_extents,
 				    .checksum = true };
 
-	ST_ASSERT(st_store_layout(&m->s, &cfg, 2, m->weights, m->id) == 0);
+	ST_ASSERT(st_store_layout(&m->s, &cfg, 2, m->weights, m->id, NULL) == 0);
 	for (int p = 0; p < 2; p++) {
 		m->s->files[p].fd = p;
 		m->s->files[p].path = strdup(p ? "path1" : "path0");
@@ -160,7 +161,7 @@ static int recover(struct sim *m)
 	int rc;
 
 	layout(m);
-	rc = st_store_recover(m->s, fake_run, &m->disk);
+	rc = st_store_recover(m->s, &m->run);
 	if (m->disk.is_dead) {
 		cut_short++;
 		return 0;
@@ -212,12 +213,13 @@ static bool simulate(uint64_t seed, uint32_t n_extents, bool skips_rewrite, bool
 	m->disk.state = seed;
 	m->disk.is_lying = is_lying;
 	m->disk.budget = -1;
+	m->run = (struct st_store_runner){ fake_run, &m->disk };
 	m->skips_rewrite = skips_rewrite;
 	m->weights[0] = 1 + (uint32_t)(seed % 3);
 	m->weights[1] = 1;
 	memcpy(m->id, &seed, sizeof(seed));
 	layout(m);
-	rc = st_store_format(m->s, fake_run, &m->disk) ? -1 : 1;
+	rc = st_store_format(m->s, 0, NULL, 0, &m->run) ? -1 : 1;
 	for (int i = 0; i < CRASHES && rc >= 0; i++) {
 		if (rc > 0) {
 			m->disk.budget = (long)fake_draw(&m->disk, 40);
