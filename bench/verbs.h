@@ -10,5 +10,6 @@
 #include "cli/args.h"
 
 extern const struct st_verb st_verb_bench_nvme;
+extern const struct st_verb st_verb_doctor;
 
 #endif
