@@ -593,7 +593,9 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	u.depth = u.span > 1 ? a->pass_depth : l->depth;
 	if (u.span > 1)
 		cfg.block_bytes = u.span * a->cfg.block_bytes;
-	cfg.depth = u.depth;
+	cfg.depth = u.span == 1 && l->aio_depth ? l->aio_depth : u.depth;
+	if (u.depth > cfg.depth)
+		u.depth = cfg.depth;
 	rc = st_aio_open(&u.q, &cfg);
 	if (rc)
 		return rc;

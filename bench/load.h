@@ -53,7 +53,8 @@ struct st_load {
 	bool is_thorough;      /* compare every byte of what is read */
 	unsigned depth;        /* blocks in flight; at most depth_max and n_blocks / 2 */
 	int64_t duration_ns;   /* 0: one pass over all blocks, in their order */
-	struct st_aio_cfg aio; /* depth is set from the above */
+	unsigned aio_depth;    /* kernel I/Os in flight, where a block is cut; 0: as depth */
+	struct st_aio_cfg aio; /* its depth is set from the above */
 };
 
 struct st_load_result {

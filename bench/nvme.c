@@ -318,7 +318,7 @@ static int measure_block(struct bench *b, size_t block_bytes)
 		.stop = &st_signal,
 	};
 	struct st_aio_cfg aio = aio_of(b, block_bytes);
-	int64_t start_ns = st_now_ns();
+	int64_t start_ns = st_now_ns(), pass_ns;
 	int rc;
 
 	st_report_status(&b->report, "blocks of %s: the first pass of writing",
@@ -326,10 +326,10 @@ static int measure_block(struct bench *b, size_t block_bytes)
 	rc = st_area_open(&b->area, &cfg);
 	if (!rc)
 		rc = st_compare_prepare(b->area, &aio, cfg.depth_max, b->a->with_fio);
+	pass_ns = (st_now_ns() - start_ns) / (b->a->with_fio ? 2 : 1);
 	for (int op = 0; !rc && op < ST_LOAD_OPS; op++)
 		if (!b->a->op || b->a->op == op + 1)
-			rc = measure(b, op, block_bytes,
-				     (st_now_ns() - start_ns) / (b->a->with_fio ? 2 : 1));
+			rc = measure(b, op, block_bytes, pass_ns);
 	st_area_close(b->area);
 	b->area = NULL;
 	return rc;

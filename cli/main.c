@@ -44,10 +44,19 @@ static const struct st_verb verb_version = {
 };
 
 static const struct st_verb *const verbs[] = {
-	&st_verb_train,         &st_verb_plan,           &st_verb_sample,
-	&st_verb_config_check,  &st_verb_config_explain, &st_verb_config_dump,
-	&st_verb_config_schema, &st_verb_config_help,    &st_verb_bench_nvme,
-	&st_verb_doctor,        &verb_version,           &verb_help,
+	&st_verb_train,
+	&st_verb_plan,
+	&st_verb_sample,
+	&st_verb_config_check,
+	&st_verb_config_explain,
+	&st_verb_config_dump,
+	&st_verb_config_schema,
+	&st_verb_config_help,
+	&st_verb_bench_nvme,
+	&st_verb_tune_nvme,
+	&st_verb_doctor,
+	&verb_version,
+	&verb_help,
 };
 
 static const char *verb_name(const void *user, size_t i)
