@@ -10,15 +10,21 @@
 
 static const struct st_device_ops *const registry[] = { &st_host_ops };
 
+static bool is_dtype(enum st_dtype t)
+{
+	return (unsigned)t < ST_DTYPE_COUNT;
+}
+
 int st_device_open(struct st_device **out, const struct st_device_cfg *cfg)
 {
 	const char *type;
 
 	if (!out || !cfg || !cfg->type)
 		return st_fail(-EINVAL, "device: open needs a place for the result and a type.");
-	if (cfg->dtype != ST_F32 && cfg->dtype != ST_BF16)
+	if (!is_dtype(cfg->dtype))
 		return st_fail(STRATA_E_UNSUPPORTED,
-			       "device: compute dtype must be fp32 or bf16; choose one of these.");
+			       "device: compute dtype must be fp32, bf16 or fp16; choose one of "
+			       "these.");
 	if (cfg->threads > MAX_THREADS)
 		return st_fail(-EINVAL, "device: %u threads; give at most %u, or 0 for all cores.",
 			       cfg->threads, MAX_THREADS);
@@ -164,10 +170,8 @@ static bool is_product(struct st_device *dev, const struct st_matmul *d)
 	if (d->lda < (d->trans_a ? d->m : d->k) || d->ldb < (d->trans_b ? d->k : d->n) ||
 	    d->ldc < d->n)
 		return refuse(dev, op, "a row stride is smaller than its row");
-	if ((d->a_dtype != ST_F32 && d->a_dtype != ST_BF16) ||
-	    (d->b_dtype != ST_F32 && d->b_dtype != ST_BF16) ||
-	    (d->c_dtype != ST_F32 && d->c_dtype != ST_BF16))
-		return refuse(dev, op, "operands must be fp32 or bf16");
+	if (!is_dtype(d->a_dtype) || !is_dtype(d->b_dtype) || !is_dtype(d->c_dtype))
+		return refuse(dev, op, "operands must be fp32, bf16 or fp16");
 	if (d->accumulate && d->c_dtype != ST_F32)
 		return refuse(dev, op, "only an fp32 result can be added to");
 	if (!HAVE(dev, op, d->a, d->b, d->c))

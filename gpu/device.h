@@ -7,10 +7,13 @@
  * Hardware: `host` (AVX2 / AVX-512 / AMX through oneDNN, own kernels with OpenMP); `cuda`
  *
  * Conventions. Matrices are row-major; `ld` is a row stride in elements. Activations and parameters
- * have the device's compute dtype `dt` (F32 or BF16); every sum is formed in fp32; gradients of
- * parameters are fp32 and are added to. Pointers are device addresses inside its arena, or, where
- * caps.host_visible, any host address. Nothing is allocated: an operation that needs scratch gets
- * it from the caller, who asked *_work_bytes() beforehand.
+ * have the device's compute dtype `dt`; every sum, every statistic and the inside of attention,
+ * GELU, layer norm and cross-entropy are fp32, rounded once to nearest even; gradients of
+ * parameters are fp32 and are added to. In fp16 what reaches 65520 becomes Inf, and an Inf or NaN
+ * reaches every sum it is part of, so that the gradients of a step that overflowed show it.
+ * Pointers are device addresses inside its arena, or, where caps.host_visible, any host address.
+ * Nothing is allocated: an operation that needs scratch gets it from the caller, who asked
+ * *_work_bytes() beforehand.
  *
  * Determinism. For one binary, ISA and thread count the same call gives the same bits, wherever
  * its operands lie (all operands are 64-byte aligned) and whatever ran before. Loops over summed
@@ -40,7 +43,8 @@ struct st_device_caps {
 	const char *name;     /* "host (AVX2, 2 threads, oneDNN 2.6.3)" */
 	bool host_visible;    /* host memory and device memory are one: no copies, NVMe reads land
 				 directly */
-	bool has_native_bf16; /* bf16 products run on bf16 units; else they are widened to fp32 */
+	bool has_native_bf16; /* bf16 products run on bf16 units; else, as fp16 always, they are
+				 widened to fp32 */
 	unsigned threads;
 };
 
@@ -125,7 +129,8 @@ void st_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t co
 
 /* ---- cross-entropy -----------------------------------------------------------------------
  * logits [rows, vocab], row stride ld, dtype dt; loss[row] = lse - logit[target] (fp32). If
- * grad_scale != 0 the logits are overwritten by grad_scale * (softmax - onehot), rounded to dt. A
+ * grad_scale != 0 the logits are overwritten by grad_scale * (softmax - onehot), rounded to dt
+ * after the scaling: a loss scale in grad_scale lifts what fp16 would lose. A
  * target outside the vocabulary is refused and nothing written. Columns vocab..ld stay as they are.
  */
 void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t ld, void *logits,

@@ -18,15 +18,22 @@ static inline void ref_matmul(size_t m, size_t n, size_t k, bool ta, bool tb, si
 			      size_t ldb, size_t ldc, const double *a, const double *b,
 			      const double *bias, bool accumulate, double *c)
 {
-	for (size_t i = 0; i < m; i++)
-		for (size_t j = 0; j < n; j++) {
-			double s = bias ? bias[j] : 0;
+	for (size_t i = 0; i < m; i++) {
+		double *row = c + i * ldc;
 
-			for (size_t p = 0; p < k; p++)
-				s += a[ta ? p * lda + i : i * lda + p] *
-				     b[tb ? j * ldb + p : p * ldb + j];
-			c[i * ldc + j] = accumulate ? c[i * ldc + j] + s : s;
+		for (size_t j = 0; j < n; j++)
+			row[j] = (accumulate ? row[j] : 0) + (bias ? bias[j] : 0);
+		for (size_t p = 0; p < k; p++) {
+			double x = a[ta ? p * lda + i : i * lda + p];
+
+			if (tb)
+				for (size_t j = 0; j < n; j++)
+					row[j] += x * b[j * ldb + p];
+			else
+				for (size_t j = 0; j < n; j++)
+					row[j] += x * b[p * ldb + j];
 		}
+	}
 }
 
 static inline double ref_gelu(double x)

@@ -2,10 +2,11 @@
 /*
  * tests/test_device.c - every operation of the host device against plain loops in double.
  *
- * Each case runs in fp32 and bf16, with 1 and 2 threads and with the plain C kernels, twice with
- * operands at other places:
- * the bits must agree, bytes around every output must be unharmed, and each element must lie within
- * atol + rtol |ref|, where NaN fails. rtol: fp32 2e-5, bf16 2^-8 (one rounding is 2^-9).
+ * Each case runs in fp32, bf16 and fp16, with 1 and 2 threads, with the plain C kernels and with
+ * those for AVX-512 (emulated), twice with operands at other places: the bits must agree, bytes
+ * around every output must be unharmed, and each element must lie within atol + rtol |ref|, where
+ * NaN fails. rtol: fp32 2e-5, bf16 2^-8 (one rounding is 2^-9), fp16 2^-10 (one is 2^-11), and
+ * 2^-24 more atol, its smallest unit.
  */
 #include <check.h>
 #include <errno.h>
@@ -15,9 +16,15 @@
 #include "gpu/host/host.h"
 #include "tests/ref_device.h"
 
+#if defined(__x86_64__)
+extern const struct st_host_kernels st_host_kernels_emulated; /* emulated_avx512.c */
+#endif
+
 #define GUARD     256
 #define RTOL_F32  2e-5
 #define RTOL_BF16 (1.0 / 256)
+#define RTOL_F16  (1.0 / 1024)
+#define UNIT_F16  (1.0 / (1 << 24))
 
 /* ---- operands ----------------------------------------------------------------------------- */
 
@@ -43,17 +50,10 @@ struct operand { /* the same values as doubles and, twice, in their dtype betwee
 static void operand_sync(struct operand *o)
 {
 	for (int c = 0; c < 2; c++)
-		for (size_t i = 0; i < o->n; i++) {
-			float f = (float)o->ref[i];
-
-			if (o->dtype == ST_BF16)
-				((uint16_t *)o->p[c])[i] = st_f32_bf16(f);
-			else
-				((float *)o->p[c])[i] = f;
-		}
+		for (size_t i = 0; i < o->n; i++)
+			st_elem_set(o->dtype, o->p[c], i, (float)o->ref[i]);
 	for (size_t i = 0; i < o->n; i++)
-		o->ref[i] = o->dtype == ST_BF16 ? st_bf16_f32(((uint16_t *)o->p[0])[i])
-						: ((float *)o->p[0])[i];
+		o->ref[i] = st_elem_f32(o->dtype, o->p[0], i);
 }
 
 static struct operand operand_new(enum st_dtype dtype, size_t n, double size)
@@ -86,7 +86,7 @@ static void operand_free(struct operand *o)
 
 static double value(const struct operand *o, size_t i)
 {
-	return o->dtype == ST_BF16 ? st_bf16_f32(((uint16_t *)o->p[0])[i]) : ((float *)o->p[0])[i];
+	return st_elem_f32(o->dtype, o->p[0], i);
 }
 
 /* ck_assert marks its place with a system call each time: too slow for every element. */
@@ -112,8 +112,9 @@ static void guards_check(const struct operand *o, const char *what)
 /* Bits of both runs agree, guards stand, every element is near ref. */
 static void operand_check(const struct operand *o, const char *what, double atol, double rtol_f32)
 {
-	double rtol = o->dtype == ST_BF16 ? RTOL_BF16 : rtol_f32;
+	double rtol = o->dtype == ST_F32 ? rtol_f32 : o->dtype == ST_BF16 ? RTOL_BF16 : RTOL_F16;
 
+	atol += o->dtype == ST_F16 ? UNIT_F16 : 0;
 	EXPECT(!memcmp(o->p[0], o->p[1], o->n * st_dtype_bytes(o->dtype)),
 	       "%s: bits depend on the place", what);
 	guards_check(o, what);
@@ -154,19 +155,31 @@ static void device_end(struct st_device *dev)
 	st_device_close(dev);
 }
 
-/* Variant 1 and 2: as many threads, best kernels. 3: two threads, plain C kernels. */
+/* The AVX-512 kernels on AVX2; plain C kernels where there is not even that. */
+static const struct st_host_kernels *emulated(void)
+{
+#if defined(__x86_64__)
+	if (st_host_kernels_best() != &st_host_kernels_generic)
+		return &st_host_kernels_emulated;
+#endif
+	return &st_host_kernels_generic;
+}
+
+/* Variant 1 and 2: as many threads, best kernels. 3 and 4: two threads, plain C or emulated. */
 static struct st_device *device_variant(enum st_dtype dtype, unsigned variant)
 {
 	struct st_device *dev = device_new(dtype, variant == 1 ? 1 : 2);
 
 	if (variant == 3)
 		st_host(dev)->k = &st_host_kernels_generic;
+	if (variant == 4)
+		st_host(dev)->k = emulated();
 	return dev;
 }
 
 #define EACH_DEVICE(dev, dt, variant)                                                              \
-	for (enum st_dtype dt = ST_F32; dt <= ST_BF16; dt++)                                       \
-		for (unsigned variant = 1; variant <= 3; variant++)                                \
+	for (enum st_dtype dt = ST_F32; dt < ST_DTYPE_COUNT; dt++)                                 \
+		for (unsigned variant = 1; variant <= 4; variant++)                                \
 			for (struct st_device *dev = device_variant(dt, variant); dev;             \
 			     device_end(dev), dev = NULL)
 
@@ -182,7 +195,7 @@ START_TEST(open_refuses_with_a_reason)
 		{ { "cuda", ST_F32, 1 }, STRATA_E_UNSUPPORTED, "this build has no CUDA device" },
 		{ { "tpu", ST_F32, 1 }, -EINVAL, "unknown type" },
 		{ { NULL, ST_F32, 1 }, -EINVAL, "type" },
-		{ { "host", ST_F16, 1 }, STRATA_E_UNSUPPORTED, "dtype" },
+		{ { "host", (enum st_dtype)ST_DTYPE_COUNT, 1 }, STRATA_E_UNSUPPORTED, "dtype" },
 		{ { "host", ST_F32, 1u << 20 }, -EINVAL, "threads" },
 	};
 	struct st_device *dev = NULL;
@@ -309,7 +322,7 @@ static void run_product(struct st_device *dev, const struct st_host_kernels *k, 
 		mm.bias = bias ? v.p[i] : NULL;
 		mm.work = work.p[i];
 		if (k) /* the second time with another team: the bits must not change */
-			st_host_packed_matmul(k, i ? 3 - threads : threads, &mm, in == ST_BF16);
+			st_host_packed_matmul(k, i ? 3 - threads : threads, &mm, in);
 		else
 			st_matmul(dev, &mm);
 	}
@@ -350,14 +363,15 @@ START_TEST(products_by_every_instruction_set)
 	const struct st_host_kernels *const all[] = {
 		&st_host_kernels_generic,
 		st_host_kernels_best(),
+		emulated(),
 #if defined(__x86_64__)
-		__builtin_cpu_supports("avx2") ? &st_host_kernels_avx2 : NULL
+		st_host_kernels_best() == &st_host_kernels_avx512 ? &st_host_kernels_avx2 : NULL
 #endif
 	};
 
 	for (size_t j = 0; j < ST_ARRAY_LEN(all); j++)
 		for (size_t i = 0; all[j] && i < ST_ARRAY_LEN(products); i++)
-			for (enum st_dtype dt = ST_F32; dt <= ST_BF16; dt++) {
+			for (enum st_dtype dt = ST_F32; dt < ST_DTYPE_COUNT; dt++) {
 				run_product(NULL, all[j], 1, &products[i], i % 2, i % 3 == 0, dt,
 					    dt, true, false);
 				run_product(NULL, all[j], 2, &products[i], i % 2 == 0, i % 3 == 1,
@@ -382,48 +396,62 @@ START_TEST(products_larger_than_a_chunk)
 }
 END_TEST
 
-START_TEST(product_spreads_nan)
+/* A NaN, or an infinity as after an overflow, is in every element it is part of. */
+START_TEST(product_spreads_nan_and_inf)
 {
-	struct st_device *dev = device_new(ST_BF16, 2);
-	struct operand a = operand_new(ST_BF16, 20 * 24, 1), b = operand_new(ST_BF16, 24 * 20, 1);
-	struct operand c = operand_new(ST_BF16, 400, 1), w;
-	struct st_matmul mm = { .m = 20,
-				.n = 20,
-				.k = 24,
-				.a_dtype = ST_BF16,
-				.b_dtype = ST_BF16,
-				.c_dtype = ST_BF16,
-				.a = a.p[0],
-				.b = b.p[0],
-				.c = c.p[0] };
+	enum { N = 20, K = 24 };
+	static const struct {
+		enum st_dtype dtype;
+		uint16_t bad;
+	} cases[] = {
+		{ ST_BF16, 0x7fff }, { ST_BF16, 0x7f80 }, { ST_F16, 0x7e00 },
+		{ ST_F16, 0x7c01 },  { ST_F16, 0xfc00 },
+	};
 
-	((uint16_t *)a.p[0])[7 * 24 + 3] = 0x7fff;
-	mm.work_bytes = st_matmul_work_bytes(dev, &mm);
-	w = scratch_new(mm.work_bytes);
-	mm.work = w.p[0];
-	st_matmul(dev, &mm);
-	for (size_t i = 0; i < 400; i++)
-		ck_assert_int_eq(isnan(value(&c, i)) != 0, i / 20 == 7);
-	scratch_check(&w, "product");
-	operand_free(&a);
-	operand_free(&b);
-	operand_free(&c);
-	device_end(dev);
+	for (size_t l = 0; l < ST_ARRAY_LEN(cases); l++) {
+		enum st_dtype dt = cases[l].dtype;
+		struct st_device *dev = device_new(dt, 2);
+		struct operand a = operand_new(dt, N * K, 1), b = operand_new(dt, K * N, 1);
+		struct operand c = operand_new(dt, N * N, 1), w;
+		struct st_matmul mm = { .m = N,
+					.n = N,
+					.k = K,
+					.a_dtype = dt,
+					.b_dtype = dt,
+					.c_dtype = dt,
+					.a = a.p[0],
+					.b = b.p[0],
+					.c = c.p[0] };
+
+		((uint16_t *)a.p[0])[7 * K + 3] = cases[l].bad;
+		mm.work_bytes = st_matmul_work_bytes(dev, &mm);
+		w = scratch_new(mm.work_bytes);
+		mm.work = w.p[0];
+		st_matmul(dev, &mm);
+		for (size_t i = 0; i < N * N; i++)
+			ck_assert_int_eq(!isfinite(value(&c, i)), i / N == 7);
+		scratch_check(&w, "product");
+		operand_free(&a);
+		operand_free(&b);
+		operand_free(&c);
+		device_end(dev);
+	}
 }
 END_TEST
 
-/* 1 x [n] fp32 patterns -> bf16: a product that only rounds, so every bit is known. Mixed dtypes.
+/* 1 x [n] fp32 patterns -> 16 bits: a product that only rounds, so every bit is known. Mixed
+ * dtypes.
  */
-START_TEST(rounding_is_to_nearest_even)
+static void check_rounding(const struct st_host_kernels *k, enum st_dtype out)
 {
-	const struct st_host_kernels *const all[] = { &st_host_kernels_generic,
-						      st_host_kernels_best() };
-	static const uint32_t special[] = { 0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001,
-					    0x7fffffff, 0xffffffff, 0x7f800001, 0x7f7fffff,
-					    0xff7fffff, 0x7f800000, 0x00000001, 0x80008001 };
-	enum { N = 1003 };
+	static const uint32_t special[] = {
+		0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001, 0x7fffffff, 0xffffffff, 0x7f800001,
+		0x7f7fffff, 0xff7fffff, 0x7f800000, 0x00000001, 0x80008001, 0x3f801000, 0x3f803000,
+		0x3f800fff, 0x3f801001, 0x477fefff, 0x477ff000, 0x33000000, 0x33000001, 0x387fefff
+	};
+	enum { N = 5003 };
 	struct operand a = operand_new(ST_BF16, 1, 1), b = operand_new(ST_F32, N, 1), w;
-	struct operand c = operand_new(ST_BF16, N, 1);
+	struct operand c = operand_new(out, N, 1);
 	struct st_matmul mm = { .m = 1,
 				.n = N,
 				.k = 1,
@@ -432,31 +460,46 @@ START_TEST(rounding_is_to_nearest_even)
 				.ldc = N,
 				.a_dtype = ST_BF16,
 				.b_dtype = ST_F32,
-				.c_dtype = ST_BF16,
+				.c_dtype = out,
 				.a = a.p[0],
 				.b = b.p[0],
 				.c = c.p[0] };
 
 	*(uint16_t *)a.p[0] = 0x3f80;
-	for (size_t i = 0; i < ST_ARRAY_LEN(special); i++)
-		((uint32_t *)b.p[0])[i] = special[i];
-	for (size_t i = ST_ARRAY_LEN(special); i < N; i++)
-		((uint32_t *)b.p[0])[i] = (uint32_t)(int32_t)(uniform() * 2147483647.0);
-	for (size_t j = 0; j < ST_ARRAY_LEN(all); j++) {
-		w = scratch_new(st_host_packed_work_bytes(all[j], &mm));
-		mm.work = w.p[0];
-		st_host_packed_matmul(all[j], 1, &mm, false);
-		for (size_t i = 0; i < N; i++) {
-			uint16_t want = st_f32_bf16(((float *)b.p[0])[i]);
+	for (size_t i = 0; i < N; i++) {
+		uint32_t u = (uint32_t)(int32_t)(uniform() * 2147483647.0);
 
-			EXPECT(((uint16_t *)c.p[0])[i] == want, "%08x: %04x, not %04x",
-			       ((uint32_t *)b.p[0])[i], ((uint16_t *)c.p[0])[i], want);
-		}
-		scratch_check(&w, "rounding");
+		if (i < ST_ARRAY_LEN(special))
+			u = special[i];
+		else if (i % 2) /* exponents that fp16 knows, and some beyond */
+			u = (u & 0x807fffffu) | (98 + i % 50) << 23;
+		((uint32_t *)b.p[0])[i] = u;
 	}
+	w = scratch_new(st_host_packed_work_bytes(k, &mm));
+	mm.work = w.p[0];
+	st_host_packed_matmul(k, 1, &mm, ST_F32);
+	for (size_t i = 0; i < N; i++) {
+		/* A sum begins at +0, to which -0 is added. */
+		float x = ((float *)b.p[0])[i] + 0.0f;
+		uint16_t want = out == ST_BF16 ? st_f32_bf16(x) : st_f32_f16(x);
+
+		EXPECT(((uint16_t *)c.p[0])[i] == want, "%s %s %08x: %04x, not %04x", k->isa,
+		       st_dtype_name(out), ((uint32_t *)b.p[0])[i], ((uint16_t *)c.p[0])[i], want);
+	}
+	scratch_check(&w, "rounding");
 	operand_free(&a);
 	operand_free(&b);
 	operand_free(&c);
+}
+
+START_TEST(rounding_is_to_nearest_even)
+{
+	check_rounding(&st_host_kernels_generic, ST_BF16);
+	check_rounding(&st_host_kernels_generic, ST_F16);
+	check_rounding(st_host_kernels_best(), ST_BF16);
+	check_rounding(st_host_kernels_best(), ST_F16);
+	check_rounding(emulated(), ST_BF16);
+	check_rounding(emulated(), ST_F16);
 }
 END_TEST
 
@@ -761,8 +804,12 @@ START_TEST(attention)
 		ref_attention_bwd(&t.r, t.lse.ref, t.dout.ref, t.dqkv.ref);
 		operand_check(&t.lse, "lse", 1e-5, RTOL_F32);
 		operand_check(&t.out, "attention", 1e-5, RTOL_F32);
-		/* in bf16 backward sees out rounded, in sum(dout out): 2^-9 of |dout||out| */
-		operand_check(&t.dqkv, "attention backward", dt == ST_BF16 ? 2e-2 : 1e-4, 1e-4);
+		/* backward sees out rounded, in sum(dout out): 2^-9 or 2^-11 of |dout||out| */
+		operand_check(&t.dqkv, "attention backward",
+			      dt == ST_F32    ? 1e-4
+			      : dt == ST_BF16 ? 2e-2
+					      : 5e-3,
+			      1e-4);
 		attn_fini(&t);
 	}
 }
@@ -934,6 +981,50 @@ START_TEST(cross_entropy_slopes_and_nan)
 }
 END_TEST
 
+/* A loss scale in fp16: gradients are scaled before they are rounded, so that probabilities far
+ * below fp16's smallest number are there. 2^14 is what 2^16 over 4 tokens gives; 2^16 makes the
+ * target's gradient infinite, which is how an overflow is seen, and nothing else. */
+START_TEST(cross_entropy_under_a_loss_scale)
+{
+	enum { V = 1000, TARGET = 17 };
+	const int32_t target = TARGET;
+	double g[V];
+
+	for (unsigned variant = 1; variant <= 4; variant++)
+		for (int power = 14; power <= 18; power += 2) {
+			struct st_device *dev = device_variant(ST_F16, variant);
+			struct operand x = operand_new(ST_F16, V, 12);
+			struct operand loss = operand_new(ST_F32, 1, 1);
+			size_t lost = 0, infinite = 0;
+
+			x.ref[TARGET] =
+				-3; /* a token that was not expected: its gradient is near -scale */
+			operand_sync(&x);
+			loss.ref[0] = ref_cross_entropy(V, x.ref, TARGET, ldexp(1, power), g);
+			for (int c = 0; c < 2; c++)
+				st_cross_entropy(dev, 1, V, V, x.p[c], &target, loss.p[c],
+						 ldexpf(1, power));
+			operand_check(&loss, "loss", 2e-6, RTOL_F32);
+			for (size_t i = 0; i < V; i++) {
+				double a = value(&x, i);
+
+				lost += fabs(g[i]) < ldexp(UNIT_F16, power) && a != 0;
+				infinite += isinf(a) != 0;
+				EXPECT(fabs(g[i]) >= 65520
+					       ? isinf(a) && signbit(a) == signbit(g[i])
+					       : fabs(a - g[i]) <= UNIT_F16 + RTOL_F16 * fabs(g[i]),
+				       "scale 2^%d: [%zu] = %g, ref %g", power, i, a, g[i]);
+			}
+			ck_assert_uint_gt(lost,
+					  100); /* these a later scaling could not bring back */
+			ck_assert_int_eq(infinite > 0, power > 14);
+			operand_free(&x);
+			operand_free(&loss);
+			device_end(dev);
+		}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("device");
@@ -948,7 +1039,7 @@ int main(void)
 	tcase_add_test(t, products_by_the_device);
 	tcase_add_test(t, products_by_every_instruction_set);
 	tcase_add_test(t, products_larger_than_a_chunk);
-	tcase_add_test(t, product_spreads_nan);
+	tcase_add_test(t, product_spreads_nan_and_inf);
 	tcase_add_test(t, rounding_is_to_nearest_even);
 	tcase_add_test(t, exp_is_accurate);
 	tcase_add_test(t, gelu_forward_and_backward);
@@ -962,6 +1053,7 @@ int main(void)
 	tcase_add_test(t, embedding);
 	tcase_add_test(t, cross_entropy);
 	tcase_add_test(t, cross_entropy_slopes_and_nan);
+	tcase_add_test(t, cross_entropy_under_a_loss_scale);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

@@ -60,8 +60,8 @@ static struct st_attn_head head_of(const struct st_attention *at, size_t job, si
 
 static void run_heads(const struct st_host *h, const struct st_attention *at, bool is_backward)
 {
-	bool bf16 = h->dev.dtype == ST_BF16;
-	size_t jobs = at->batch * at->heads, elem_bytes = bf16 ? 2 : 4;
+	enum st_dtype t = h->dev.dtype;
+	size_t jobs = at->batch * at->heads;
 	size_t work_bytes = head_bytes(h, at->seq, at->head_dim, is_backward);
 	_Atomic size_t taken = 0;
 
@@ -75,11 +75,11 @@ static void run_heads(const struct st_host *h, const struct st_attention *at, bo
 
 			if (!work)
 				work = (char *)at->work + atomic_fetch_add(&taken, 1) * work_bytes;
-			head = head_of(at, job, elem_bytes, work);
+			head = head_of(at, job, st_dtype_bytes(t), work);
 			if (is_backward)
-				h->k->attn_bwd[bf16](&head);
+				h->k->attn_bwd[t](&head);
 			else
-				h->k->attn_fwd[bf16](&head);
+				h->k->attn_fwd[t](&head);
 		}
 	}
 }

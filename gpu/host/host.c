@@ -9,18 +9,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 /* Raise when a change of the host kernels changes bits. */
 #define NUMERIC_VERSION 1
+
+#if defined(__x86_64__)
+/* What kernels_avx2.c is compiled for. clang 14 cannot be asked for F16C. */
+static bool has_avx2(void)
+{
+	unsigned a, b, c = 0, d;
+
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+	       __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 const struct st_host_kernels *st_host_kernels_best(void)
 {
 #if defined(__x86_64__)
 	__builtin_cpu_init();
-	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	if (has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
 		return &st_host_kernels_avx512;
-	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+	if (has_avx2())
 		return &st_host_kernels_avx2;
 #endif
 	return &st_host_kernels_generic;

@@ -32,7 +32,8 @@ struct st_gemm_tile {
 	bool is_first, is_last; /* of the chunks: part is set / C is written */
 	void *c;
 	size_t ldc;
-	bool c_bf16, accumulate, bias_bf16;
+	enum st_dtype c_dtype, bias_dtype;
+	bool accumulate;
 	const void *bias; /* of column 0 of this tile, or NULL */
 };
 
@@ -48,7 +49,7 @@ struct st_attn_head {
 	float *work;           /* [attn_*_floats()] */
 };
 
-/* The kernels of one instruction set. Index [0] = fp32 operands, [1] = bf16 operands. */
+/* The kernels of one instruction set; an index is the dtype of the operands. */
 struct st_host_kernels {
 	const char *isa;
 	size_t mr, nr; /* register tile of a product */
@@ -56,30 +57,33 @@ struct st_host_kernels {
 	/* A is [rows, kc] from element (0,0) at a: panels dst [ceil(rows / mr)][kc][mr], missing
 	 * rows 0; trans: stored [kc, rows]. B is [kc, cols]: panels dst [ceil(cols / nr)][kc][nr].
 	 */
-	void (*pack_a[2])(const void *a, size_t lda, bool trans, size_t rows, size_t kc,
-			  float *dst);
-	void (*pack_b[2])(const void *b, size_t ldb, bool trans, size_t cols, size_t kc,
-			  float *dst);
+	void (*pack_a[ST_DTYPE_COUNT])(const void *a, size_t lda, bool trans, size_t rows,
+				       size_t kc, float *dst);
+	void (*pack_b[ST_DTYPE_COUNT])(const void *b, size_t ldb, bool trans, size_t cols,
+				       size_t kc, float *dst);
 	void (*gemm_tile)(const struct st_gemm_tile *t);
 
-	void (*gelu_fwd[2])(size_t n, const void *x, void *y);
-	void (*gelu_bwd[2])(size_t n, const void *x, const void *dy, void *dx);
-	void (*add[2])(size_t n, const void *a, const void *b, void *y);
-	void (*add_into[2])(size_t n, const void *x, float *sum); /* sum += x */
-	void (*layernorm_fwd[2])(size_t rows, size_t cols, const void *x, const void *gamma,
-				 const void *beta, void *y, float *mean, float *rstd);
+	void (*gelu_fwd[ST_DTYPE_COUNT])(size_t n, const void *x, void *y);
+	void (*gelu_bwd[ST_DTYPE_COUNT])(size_t n, const void *x, const void *dy, void *dx);
+	void (*add[ST_DTYPE_COUNT])(size_t n, const void *a, const void *b, void *y);
+	void (*add_into[ST_DTYPE_COUNT])(size_t n, const void *x, float *sum); /* sum += x */
+	void (*layernorm_fwd[ST_DTYPE_COUNT])(size_t rows, size_t cols, const void *x,
+					      const void *gamma, const void *beta, void *y,
+					      float *mean, float *rstd);
 	/* dgamma, dbeta [cols] are added to */
-	void (*layernorm_bwd[2])(size_t rows, size_t cols, const void *dy, const void *x,
-				 const void *gamma, const float *mean, const float *rstd,
-				 const void *dx_add, void *dx, float *dgamma, float *dbeta);
-	void (*column_sum[2])(size_t rows, size_t n, const void *x, float *sum); /* sum += */
-	void (*cross_entropy[2])(size_t vocab, void *logits, size_t target, float *loss,
-				 float grad_scale);
+	void (*layernorm_bwd[ST_DTYPE_COUNT])(size_t rows, size_t cols, const void *dy,
+					      const void *x, const void *gamma, const float *mean,
+					      const float *rstd, const void *dx_add, void *dx,
+					      float *dgamma, float *dbeta);
+	void (*column_sum[ST_DTYPE_COUNT])(size_t rows, size_t n, const void *x,
+					   float *sum); /* sum += */
+	void (*cross_entropy[ST_DTYPE_COUNT])(size_t vocab, void *logits, size_t target,
+					      float *loss, float grad_scale);
 
 	size_t (*attn_fwd_floats)(size_t seq, size_t head_dim);
 	size_t (*attn_bwd_floats)(size_t seq, size_t head_dim);
-	void (*attn_fwd[2])(const struct st_attn_head *h);
-	void (*attn_bwd[2])(const struct st_attn_head *h);
+	void (*attn_fwd[ST_DTYPE_COUNT])(const struct st_attn_head *h);
+	void (*attn_bwd[ST_DTYPE_COUNT])(const struct st_attn_head *h);
 
 	void (*exp)(size_t n, const float *x, float *y); /* for tests of accuracy */
 };
@@ -112,12 +116,12 @@ static inline const struct st_host *st_host_const(const struct st_device *dev)
 /** st_host_kernels_best() - the widest instruction set this processor runs. */
 const struct st_host_kernels *st_host_kernels_best(void);
 
-/* Product by own kernels, any mix of fp32 and bf16 operands (matmul.c); st_host_matmul chooses
- * between it and oneDNN by dtype. Both are bit-exact in the sense of gpu/device.h; the packed one
+/* Product by own kernels, any mix of dtypes (matmul.c); st_host_matmul chooses between it and
+ * oneDNN by dtype. Both are bit-exact in the sense of gpu/device.h; the packed one
  * gives the same bits for every number of threads. */
 size_t st_host_packed_work_bytes(const struct st_host_kernels *k, const struct st_matmul *mm);
 void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
-			   const struct st_matmul *mm, bool bias_bf16);
+			   const struct st_matmul *mm, enum st_dtype bias_dtype);
 
 size_t st_host_matmul_work_bytes(const struct st_device *dev, const struct st_matmul *mm);
 void st_host_matmul(struct st_device *dev, const struct st_matmul *mm);

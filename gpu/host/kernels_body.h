@@ -5,7 +5,7 @@
  * Layer:   gpu/host; included by kernels_*.c, which name the table and set the instruction set
  * Threads: every kernel works on what it is given and nothing else
  *
- * A kernel for both dtypes is an always-inlined body with a constant `bf16`, and two instances.
+ * A kernel for all dtypes is an always-inlined body with a constant `dt`, and an instance of each.
  * Sums run over VL lanes, each in index order, then over a fixed tree of lanes.
  */
 #include "gpu/host/host.h"
@@ -32,31 +32,35 @@
 			__VA_ARGS__                                                                \
 	} while (0)
 
-/* Two instances of body(bool bf16, ...). */
+/* An instance of body(enum st_dtype dt, ...) for each dtype. */
 #define INSTANCES(name, params, ...)                                                               \
 	static void name##_f32 params                                                              \
 	{                                                                                          \
-		name(false, __VA_ARGS__);                                                          \
+		name(ST_F32, __VA_ARGS__);                                                         \
 	}                                                                                          \
 	static void name##_bf16 params                                                             \
 	{                                                                                          \
-		name(true, __VA_ARGS__);                                                           \
-	}
-#define PAIR(name)                                                                                 \
+		name(ST_BF16, __VA_ARGS__);                                                        \
+	}                                                                                          \
+	static void name##_f16 params                                                              \
 	{                                                                                          \
-		name##_f32, name##_bf16                                                            \
+		name(ST_F16, __VA_ARGS__);                                                         \
+	}
+#define EACH_DTYPE(name)                                                                           \
+	{                                                                                          \
+		[ST_F32] = name##_f32, [ST_BF16] = name##_bf16, [ST_F16] = name##_f16              \
 	}
 
 /* ---- element-wise ------------------------------------------------------------------------ */
 
-ST_INLINE const void *at(const void *p, size_t i, bool bf16)
+ST_INLINE const void *at(enum st_dtype dt, const void *p, size_t i)
 {
-	return (const char *)p + i * (bf16 ? 2 : 4);
+	return (const char *)p + i * st_dtype_bytes(dt);
 }
 
-ST_INLINE void *at_mut(void *p, size_t i, bool bf16)
+ST_INLINE void *at_mut(enum st_dtype dt, void *p, size_t i)
 {
-	return (char *)p + i * (bf16 ? 2 : 4);
+	return (char *)p + i * st_dtype_bytes(dt);
 }
 
 ST_INLINE size_t round_up(size_t x, size_t to)
@@ -75,97 +79,95 @@ ST_INLINE vf gelu_e(vf x)
 	return vf_exp(vf_min(vf_set1(80.0f), u * vf_set1(-2.0f)));
 }
 
-ST_INLINE void gelu_fwd(bool bf16, size_t n, const void *x, void *y)
+ST_INLINE void gelu_fwd(enum st_dtype dt, size_t n, const void *x, void *y)
 {
 	EACH_VECTOR(i, n, {
-		vf v = vf_get(x, i, n, bf16);
+		vf v = vf_get(dt, x, i, n);
 
-		vf_put(y, i, n, bf16, v / (vf_set1(1.0f) + gelu_e(v)));
+		vf_put(dt, y, i, n, v / (vf_set1(1.0f) + gelu_e(v)));
 	});
 }
 INSTANCES(gelu_fwd, (size_t n, const void *x, void *y), n, x, y)
 
-ST_INLINE void gelu_bwd(bool bf16, size_t n, const void *x, const void *dy, void *dx)
+ST_INLINE void gelu_bwd(enum st_dtype dt, size_t n, const void *x, const void *dy, void *dx)
 {
 	EACH_VECTOR(i, n, {
-		vf v = vf_get(x, i, n, bf16);
+		vf v = vf_get(dt, x, i, n);
 		vf e = gelu_e(v), s = vf_set1(1.0f) / (vf_set1(1.0f) + e);
 		vf du2 = vf_fma(v * v, vf_set1(6.0f * GELU_C3), vf_set1(2.0f * GELU_C));
 		vf d = vf_fma(v * du2, s * (e * s), s); /* e s = 1 - s, without cancellation */
 
-		vf_put(dx, i, n, bf16, vf_get(dy, i, n, bf16) * d);
+		vf_put(dt, dx, i, n, vf_get(dt, dy, i, n) * d);
 	});
 }
 INSTANCES(gelu_bwd, (size_t n, const void *x, const void *dy, void *dx), n, x, dy, dx)
 
-ST_INLINE void add(bool bf16, size_t n, const void *a, const void *b, void *y)
+ST_INLINE void add(enum st_dtype dt, size_t n, const void *a, const void *b, void *y)
 {
-	EACH_VECTOR(i, n,
-		    { vf_put(y, i, n, bf16, vf_get(a, i, n, bf16) + vf_get(b, i, n, bf16)); });
+	EACH_VECTOR(i, n, { vf_put(dt, y, i, n, vf_get(dt, a, i, n) + vf_get(dt, b, i, n)); });
 }
 INSTANCES(add, (size_t n, const void *a, const void *b, void *y), n, a, b, y)
 
-ST_INLINE void add_into(bool bf16, size_t n, const void *x, float *sum)
+ST_INLINE void add_into(enum st_dtype dt, size_t n, const void *x, float *sum)
 {
 	EACH_VECTOR(i, n, {
-		vf_put(sum, i, n, false, vf_get(sum, i, n, false) + vf_get(x, i, n, bf16));
+		vf_put(ST_F32, sum, i, n, vf_get(ST_F32, sum, i, n) + vf_get(dt, x, i, n));
 	});
 }
 INSTANCES(add_into, (size_t n, const void *x, float *sum), n, x, sum)
 
-ST_INLINE void column_sum(bool bf16, size_t rows, size_t n, const void *x, float *sum)
+ST_INLINE void column_sum(enum st_dtype dt, size_t rows, size_t n, const void *x, float *sum)
 {
 	size_t r = 0;
 
 	for (; r + 4 <= rows; r += 4) {
-		const void *x0 = at(x, r * n, bf16), *x1 = at(x, (r + 1) * n, bf16);
-		const void *x2 = at(x, (r + 2) * n, bf16), *x3 = at(x, (r + 3) * n, bf16);
+		const void *x0 = at(dt, x, r * n), *x1 = at(dt, x, (r + 1) * n);
+		const void *x2 = at(dt, x, (r + 2) * n), *x3 = at(dt, x, (r + 3) * n);
 
 		EACH_VECTOR(i, n, {
-			vf lo = vf_get(x0, i, n, bf16) + vf_get(x1, i, n, bf16);
-			vf hi = vf_get(x2, i, n, bf16) + vf_get(x3, i, n, bf16);
+			vf lo = vf_get(dt, x0, i, n) + vf_get(dt, x1, i, n);
+			vf hi = vf_get(dt, x2, i, n) + vf_get(dt, x3, i, n);
 
-			vf_put(sum, i, n, false, vf_get(sum, i, n, false) + (lo + hi));
+			vf_put(ST_F32, sum, i, n, vf_get(ST_F32, sum, i, n) + (lo + hi));
 		});
 	}
 	for (; r < rows; r++)
-		add_into(bf16, n, at(x, r * n, bf16), sum);
+		add_into(dt, n, at(dt, x, r * n), sum);
 }
 INSTANCES(column_sum, (size_t rows, size_t n, const void *x, float *sum), rows, n, x, sum)
 
 static void exp_f32(size_t n, const float *x, float *y)
 {
-	EACH_VECTOR(i, n, { vf_put(y, i, n, false, vf_exp(vf_get(x, i, n, false))); });
+	EACH_VECTOR(i, n, { vf_put(ST_F32, y, i, n, vf_exp(vf_get(ST_F32, x, i, n))); });
 }
 
 /* ---- layer normalisation ----------------------------------------------------------------- */
 
 #define LN_EPS 1e-5f
 
-ST_INLINE void layernorm_fwd(bool bf16, size_t rows, size_t cols, const void *x, const void *gamma,
-			     const void *beta, void *y, float *mean, float *rstd)
+ST_INLINE void layernorm_fwd(enum st_dtype dt, size_t rows, size_t cols, const void *x,
+			     const void *gamma, const void *beta, void *y, float *mean, float *rstd)
 {
 	for (size_t r = 0; r < rows; r++) {
-		const void *xr = at(x, r * cols, bf16);
-		void *yr = at_mut(y, r * cols, bf16);
+		const void *xr = at(dt, x, r * cols);
+		void *yr = at_mut(dt, y, r * cols);
 		vf s = vf_set1(0.0f), q = vf_set1(0.0f), m, k;
 
-		EACH_VECTOR(i, cols, { s += vf_get(xr, i, cols, bf16); });
+		EACH_VECTOR(i, cols, { s += vf_get(dt, xr, i, cols); });
 		mean[r] = vf_hsum(s) / (float)cols;
 		m = vf_set1(mean[r]);
 		EACH_VECTOR(i, cols, {
-			vf d = vf_inside(vf_get(xr, i, cols, bf16) - m, i, cols, 0.0f);
+			vf d = vf_inside(vf_get(dt, xr, i, cols) - m, i, cols, 0.0f);
 
 			q = vf_fma(d, d, q);
 		});
 		rstd[r] = 1.0f / sqrtf(vf_hsum(q) / (float)cols + LN_EPS);
 		k = vf_set1(rstd[r]);
 		EACH_VECTOR(i, cols, {
-			vf d = (vf_get(xr, i, cols, bf16) - m) * k;
+			vf d = (vf_get(dt, xr, i, cols) - m) * k;
 
-			vf_put(yr, i, cols, bf16,
-			       vf_fma(d, vf_get(gamma, i, cols, bf16),
-				      vf_get(beta, i, cols, bf16)));
+			vf_put(dt, yr, i, cols,
+			       vf_fma(d, vf_get(dt, gamma, i, cols), vf_get(dt, beta, i, cols)));
 		});
 	}
 }
@@ -175,35 +177,35 @@ INSTANCES(layernorm_fwd,
 	  rows, cols, x, gamma, beta, y, mean, rstd)
 
 /* With h = (x - mean) rstd and g = dy gamma: dx = rstd (g - avg(g) - h avg(g h)) */
-ST_INLINE void layernorm_bwd(bool bf16, size_t rows, size_t cols, const void *dy, const void *x,
-			     const void *gamma, const float *mean, const float *rstd,
+ST_INLINE void layernorm_bwd(enum st_dtype dt, size_t rows, size_t cols, const void *dy,
+			     const void *x, const void *gamma, const float *mean, const float *rstd,
 			     const void *dx_add, void *dx, float *dgamma, float *dbeta)
 {
 	for (size_t r = 0; r < rows; r++) {
-		const void *xr = at(x, r * cols, bf16), *dyr = at(dy, r * cols, bf16);
+		const void *xr = at(dt, x, r * cols), *dyr = at(dt, dy, r * cols);
 		vf m = vf_set1(mean[r]), k = vf_set1(rstd[r]);
 		vf s = vf_set1(0.0f), q = vf_set1(0.0f);
 
 		EACH_VECTOR(i, cols, {
-			vf d = vf_get(dyr, i, cols, bf16), g = d * vf_get(gamma, i, cols, bf16);
-			vf h = (vf_get(xr, i, cols, bf16) - m) * k;
+			vf d = vf_get(dt, dyr, i, cols), g = d * vf_get(dt, gamma, i, cols);
+			vf h = (vf_get(dt, xr, i, cols) - m) * k;
 
 			s += g; /* lanes outside are 0: dy is */
 			q = vf_fma(g, h, q);
-			vf_put(dgamma, i, cols, false,
-			       vf_fma(d, h, vf_get(dgamma, i, cols, false)));
-			vf_put(dbeta, i, cols, false, vf_get(dbeta, i, cols, false) + d);
+			vf_put(ST_F32, dgamma, i, cols,
+			       vf_fma(d, h, vf_get(ST_F32, dgamma, i, cols)));
+			vf_put(ST_F32, dbeta, i, cols, vf_get(ST_F32, dbeta, i, cols) + d);
 		});
 		s = vf_set1(vf_hsum(s) / (float)cols);
 		q = vf_set1(vf_hsum(q) / (float)cols);
 		EACH_VECTOR(i, cols, {
-			vf g = vf_get(dyr, i, cols, bf16) * vf_get(gamma, i, cols, bf16);
-			vf h = (vf_get(xr, i, cols, bf16) - m) * k;
+			vf g = vf_get(dt, dyr, i, cols) * vf_get(dt, gamma, i, cols);
+			vf h = (vf_get(dt, xr, i, cols) - m) * k;
 			vf d = (g - s - h * q) * k;
 
 			if (dx_add)
-				d += vf_get(at(dx_add, r * cols, bf16), i, cols, bf16);
-			vf_put(at_mut(dx, r * cols, bf16), i, cols, bf16, d);
+				d += vf_get(dt, at(dt, dx_add, r * cols), i, cols);
+			vf_put(dt, at_mut(dt, dx, r * cols), i, cols, d);
 		});
 	}
 }
@@ -223,21 +225,19 @@ ST_INLINE float exp1(float x)
 	return lane[0];
 }
 
-ST_INLINE void cross_entropy(bool bf16, size_t vocab, void *logits, size_t target, float *loss,
-			     float grad_scale)
+ST_INLINE void cross_entropy(enum st_dtype dt, size_t vocab, void *logits, size_t target,
+			     float *loss, float grad_scale)
 {
 	vf m = vf_set1(-INFINITY), s = vf_set1(0.0f), k;
-	const void *t = at(logits, target, bf16);
-	float xt = bf16 ? st_bf16_f32(*(const uint16_t *)t) : *(const float *)t;
-	float max, sum, gt;
+	float xt = st_elem_f32(dt, logits, target), max, sum, gt;
 
 	EACH_VECTOR(i, vocab, {
-		m = vf_max(vf_inside(vf_get(logits, i, vocab, bf16), i, vocab, -INFINITY), m);
+		m = vf_max(vf_inside(vf_get(dt, logits, i, vocab), i, vocab, -INFINITY), m);
 	});
 	max = vf_hmax(m);
 	m = vf_set1(max);
 	EACH_VECTOR(i, vocab, {
-		s += vf_exp(vf_inside(vf_get(logits, i, vocab, bf16), i, vocab, -INFINITY) - m);
+		s += vf_exp(vf_inside(vf_get(dt, logits, i, vocab), i, vocab, -INFINITY) - m);
 	});
 	sum = vf_hsum(s);
 	*loss = (max - xt) + logf(sum);
@@ -245,13 +245,10 @@ ST_INLINE void cross_entropy(bool bf16, size_t vocab, void *logits, size_t targe
 		return;
 	k = vf_set1(grad_scale / sum);
 	EACH_VECTOR(i, vocab, {
-		vf_put(logits, i, vocab, bf16, vf_exp(vf_get(logits, i, vocab, bf16) - m) * k);
+		vf_put(dt, logits, i, vocab, vf_exp(vf_get(dt, logits, i, vocab) - m) * k);
 	});
 	gt = grad_scale * (exp1(xt - max) / sum - 1.0f); /* before rounding, not after */
-	if (bf16)
-		*(uint16_t *)at_mut(logits, target, bf16) = st_f32_bf16(gt);
-	else
-		*(float *)at_mut(logits, target, bf16) = gt;
+	st_elem_set(dt, logits, target, gt);
 }
 INSTANCES(cross_entropy, (size_t vocab, void *logits, size_t target, float *loss, float grad_scale),
 	  vocab, logits, target, loss, grad_scale)
@@ -260,12 +257,14 @@ INSTANCES(cross_entropy, (size_t vocab, void *logits, size_t target, float *loss
 
 #if VL >= 8
 
-ST_INLINE __m256 load8(const void *p, bool bf16)
+ST_INLINE __m256 load8(enum st_dtype dt, const void *p)
 {
 	__m256i u;
 
-	if (!bf16)
+	if (dt == ST_F32)
 		return _mm256_loadu_ps(p);
+	if (dt == ST_F16)
+		return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 	u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
 	return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
@@ -307,8 +306,8 @@ ST_INLINE void store_first(float *p, __m256 x, size_t w)
 
 /* dst[k * width + j] = src[j * ld + k] for j < rows, 0 for rows <= j < width; width 6, 12 or 8 x.
  */
-ST_INLINE void pack_rows(bool bf16, const void *src, size_t ld, size_t rows, size_t kc, float *dst,
-			 size_t width)
+ST_INLINE void pack_rows(enum st_dtype dt, const void *src, size_t ld, size_t rows, size_t kc,
+			 float *dst, size_t width)
 {
 	size_t k = 0;
 
@@ -319,7 +318,7 @@ ST_INLINE void pack_rows(bool bf16, const void *src, size_t ld, size_t rows, siz
 
 #pragma GCC unroll 8
 			for (size_t j = 0; j < 8; j++)
-				r[j] = g + j < rows ? load8(at(src, (g + j) * ld + k, bf16), bf16)
+				r[j] = g + j < rows ? load8(dt, at(dt, src, (g + j) * ld + k))
 						    : _mm256_setzero_ps();
 			transpose8(r);
 #pragma GCC unroll 8
@@ -329,85 +328,72 @@ ST_INLINE void pack_rows(bool bf16, const void *src, size_t ld, size_t rows, siz
 	}
 #endif
 	for (; k < kc; k++)
-		for (size_t j = 0; j < width; j++) {
-			const void *p = at(src, j * ld + k, bf16);
-
-			if (j >= rows)
-				dst[k * width + j] = 0.0f;
-			else
-				dst[k * width + j] = bf16 ? st_bf16_f32(*(const uint16_t *)p)
-							  : *(const float *)p;
-		}
+		for (size_t j = 0; j < width; j++)
+			dst[k * width + j] = j < rows ? st_elem_f32(dt, src, j * ld + k) : 0.0f;
 }
 
 /* One row of pack_cols: dst[j] = row[j] for j < cols, 0 up to width. */
-ST_INLINE void pack_row(bool bf16, const void *row, size_t cols, float *dst, size_t width)
+ST_INLINE void pack_row(enum st_dtype dt, const void *row, size_t cols, float *dst, size_t width)
 {
-	for (size_t j = 0; j < width; j++) {
-		const void *p = at(row, j, bf16);
-
-		if (j >= cols)
-			dst[j] = 0.0f;
-		else
-			dst[j] = bf16 ? st_bf16_f32(*(const uint16_t *)p) : *(const float *)p;
-	}
+	for (size_t j = 0; j < width; j++)
+		dst[j] = j < cols ? st_elem_f32(dt, row, j) : 0.0f;
 }
 
 /* Panels of src [kc, cols]: dst[g][k][j] = src[k * ld + g * width + j], 0 beyond cols. All panels
  * of one k before the next, so that each row of src is read once and in order. */
-ST_INLINE void pack_cols(bool bf16, const void *src, size_t ld, size_t cols, size_t kc, float *dst,
-			 size_t width)
+ST_INLINE void pack_cols(enum st_dtype dt, const void *src, size_t ld, size_t cols, size_t kc,
+			 float *dst, size_t width)
 {
 	for (size_t k = 0; k < kc; k++) {
-		const void *row = at(src, k * ld, bf16);
+		const void *row = at(dt, src, k * ld);
 		float *d = dst + k * width;
 
 		for (size_t g = 0; g < cols; g += width, d += kc * width) {
-			const void *r = at(row, g, bf16);
+			const void *r = at(dt, row, g);
 
 			if (width % VL == 0 && g + width <= cols) {
 #pragma GCC unroll 4
 				for (size_t j = 0; j < width; j += VL)
-					vf_store(d + j, vf_get(r, j, width, bf16));
+					vf_store(d + j, vf_get(dt, r, j, width));
 				continue;
 			}
 #if VL >= 8
 			if (width % 8 && g + round_up(width, 8) <= cols) {
 #pragma GCC unroll 2
 				for (size_t j = 0; j < width; j += 8)
-					store_first(d + j, load8(at(r, j, bf16), bf16), width - j);
+					store_first(d + j, load8(dt, at(dt, r, j)), width - j);
 				continue;
 			}
 #endif
-			pack_row(bf16, r, cols - g, d, width);
+			pack_row(dt, r, cols - g, d, width);
 		}
 	}
 }
 
-ST_INLINE void pack(bool bf16, const void *src, size_t ld, bool is_rows, size_t n, size_t kc,
+ST_INLINE void pack(enum st_dtype dt, const void *src, size_t ld, bool is_rows, size_t n, size_t kc,
 		    float *dst, size_t width)
 {
 	if (!is_rows) {
-		pack_cols(bf16, src, ld, n, kc, dst, width);
+		pack_cols(dt, src, ld, n, kc, dst, width);
 		return;
 	}
 	for (size_t g = 0; g < n; g += width)
-		pack_rows(bf16, at(src, g * ld, bf16), ld, n - g < width ? n - g : width, kc,
+		pack_rows(dt, at(dt, src, g * ld), ld, n - g < width ? n - g : width, kc,
 			  dst + g * kc, width);
 }
 
-ST_INLINE void pack_a(bool bf16, const void *a, size_t lda, bool trans, size_t rows, size_t kc,
-		      float *dst)
+ST_INLINE void pack_a(enum st_dtype dt, const void *a, size_t lda, bool trans, size_t rows,
+		      size_t kc, float *dst)
 {
-	pack(bf16, a, lda, !trans, rows, kc, dst, MR);
+	pack(dt, a, lda, !trans, rows, kc, dst, MR);
 }
 INSTANCES(pack_a, (const void *a, size_t lda, bool trans, size_t rows, size_t kc, float *dst), a,
 	  lda, trans, rows, kc, dst)
 
-ST_INLINE void pack_b(bool bf16, const void *b, size_t ldb, bool trans, size_t cols, size_t kc,
-		      float *dst)
+ST_INLINE void pack_b(enum st_dtype dt, const void *b, size_t ldb, bool trans, size_t cols,
+		      size_t kc, float *dst)
 {
-	pack(bf16, b, ldb, trans, cols, kc, dst, NR);
+	pack(dt, b, ldb, trans, cols, kc, dst, NR);
 }
 INSTANCES(pack_b, (const void *b, size_t ldb, bool trans, size_t cols, size_t kc, float *dst), b,
 	  ldb, trans, cols, kc, dst)
@@ -499,14 +485,14 @@ static micro_fn *const micro_row[MR + 1] = {
 
 /* Rows row.. of the tile, columns col..: buf (+ earlier cuts, chunks) goes to part, or, after the
  * last chunk, (+ bias) (+ C) to C, rounded to its dtype. */
-ST_INLINE void finish(const struct st_gemm_tile *t, size_t row, size_t col, size_t mr,
-		      const float *buf, const float *sum, bool c_bf16)
+ST_INLINE void finish(enum st_dtype dt, const struct st_gemm_tile *t, size_t row, size_t col,
+		      size_t mr, const float *buf, const float *sum)
 {
 	size_t cols = t->cols - col < NR ? t->cols - col : NR;
 
 	for (size_t i = 0; i < mr; i++) {
 		float *part = t->part ? t->part + (row + i) * t->ld_part + col : NULL;
-		void *c = at_mut(t->c, (row + i) * t->ldc + col, c_bf16);
+		void *c = at_mut(dt, t->c, (row + i) * t->ldc + col);
 
 		for (size_t j = 0; j < cols; j += VL) {
 			vf v = vf_load(buf + i * NR + j);
@@ -520,13 +506,24 @@ ST_INLINE void finish(const struct st_gemm_tile *t, size_t row, size_t col, size
 				continue;
 			}
 			if (t->bias)
-				v += vf_get(at(t->bias, col, t->bias_bf16), j, cols, t->bias_bf16);
+				v += vf_get(t->bias_dtype, at(t->bias_dtype, t->bias, col), j,
+					    cols);
 			if (t->accumulate)
-				v += vf_get(c, j, cols, false);
-			vf_put(c, j, cols, c_bf16, v);
+				v += vf_get(ST_F32, c, j, cols);
+			vf_put(dt, c, j, cols, v);
 		}
 	}
 }
+
+INSTANCES(finish,
+	  (const struct st_gemm_tile *t, size_t row, size_t col, size_t mr, const float *buf,
+	   const float *sum),
+	  t, row, col, mr, buf, sum)
+
+typedef void finish_fn(const struct st_gemm_tile *t, size_t row, size_t col, size_t mr,
+		       const float *buf, const float *sum);
+
+static finish_fn *const finish_to[ST_DTYPE_COUNT] = EACH_DTYPE(finish);
 
 /* One cut: into sum, or, after the last cut, through finish(). */
 static void gemm_cut(const struct st_gemm_tile *t, size_t k0, size_t kc, float *sum)
@@ -547,10 +544,7 @@ static void gemm_cut(const struct st_gemm_tile *t, size_t k0, size_t kc, float *
 				continue;
 			}
 			micro_col[mr](kc, a, MR, b, NR, buf, NR, false);
-			if (t->c_bf16)
-				finish(t, row, col, mr, buf, k0 ? s : NULL, true);
-			else
-				finish(t, row, col, mr, buf, k0 ? s : NULL, false);
+			finish_to[t->c_dtype](t, row, col, mr, buf, k0 ? s : NULL);
 		}
 	}
 }
@@ -583,7 +577,7 @@ static void tile_mm(bool is_cols, size_t m, size_t n, size_t k, const float *a, 
 }
 
 /* dst[rows, wide] = scale * src[rows, cols], fp32, columns beyond cols 0 */
-ST_INLINE void load_rows(bool bf16, const void *src, size_t ld, size_t rows, size_t cols,
+ST_INLINE void load_rows(enum st_dtype dt, const void *src, size_t ld, size_t rows, size_t cols,
 			 float scale, float *dst, size_t wide)
 {
 	for (size_t r = 0; r < rows; r++)
@@ -591,17 +585,17 @@ ST_INLINE void load_rows(bool bf16, const void *src, size_t ld, size_t rows, siz
 			vf x = vf_set1(0.0f);
 
 			if (i < cols)
-				x = vf_get(at(src, r * ld, bf16), i, cols, bf16) * vf_set1(scale);
+				x = vf_get(dt, at(dt, src, r * ld), i, cols) * vf_set1(scale);
 			vf_store(dst + r * wide + i, x);
 		}
 }
 
-ST_INLINE void store_rows(bool bf16, const float *src, size_t wide, size_t rows, size_t cols,
+ST_INLINE void store_rows(enum st_dtype dt, const float *src, size_t wide, size_t rows, size_t cols,
 			  float scale, void *dst, size_t ld)
 {
 	for (size_t r = 0; r < rows; r++)
 		for (size_t i = 0; i < cols; i += VL)
-			vf_put(at_mut(dst, r * ld, bf16), i, cols, bf16,
+			vf_put(dt, at_mut(dt, dst, r * ld), i, cols,
 			       vf_load(src + r * wide + i) * vf_set1(scale));
 }
 
@@ -650,7 +644,7 @@ ST_INLINE void softmax_row(float *s, float *max, float *sum, float *o, size_t wi
 	*max = new_max;
 }
 
-ST_INLINE void attn_fwd(bool bf16, const struct st_attn_head *h)
+ST_INLINE void attn_fwd(enum st_dtype dt, const struct st_attn_head *h)
 {
 	size_t d = h->head_dim, wide = round_up(d, NR);
 	size_t tiles = (h->seq + TILE - 1) / TILE;
@@ -662,15 +656,15 @@ ST_INLINE void attn_fwd(bool bf16, const struct st_attn_head *h)
 	for (size_t j = 0; j < tiles; j++) {
 		size_t first = j * TILE, n = h->seq - first < TILE ? h->seq - first : TILE;
 
-		pack_rows(bf16, at(h->k, first * h->ld_qkv, bf16), h->ld_qkv, n, d, kt + first * d,
+		pack_rows(dt, at(dt, h->k, first * h->ld_qkv), h->ld_qkv, n, d, kt + first * d,
 			  TILE);
-		load_rows(bf16, at(h->v, first * h->ld_qkv, bf16), h->ld_qkv, n, d, 1.0f,
+		load_rows(dt, at(dt, h->v, first * h->ld_qkv), h->ld_qkv, n, d, 1.0f,
 			  v + first * wide, wide);
 	}
 	for (size_t i = 0; i < tiles; i++) {
 		size_t first = i * TILE, m = h->seq - first < TILE ? h->seq - first : TILE;
 
-		load_rows(bf16, at(h->q, first * h->ld_qkv, bf16), h->ld_qkv, m, d, scale, q,
+		load_rows(dt, at(dt, h->q, first * h->ld_qkv), h->ld_qkv, m, d, scale, q,
 			  round_up(d, VL));
 		for (size_t j = 0; j <= i; j++) {
 			tile_mm(false, m, TILE, d, q, round_up(d, VL), kt + j * TILE * d, TILE, s,
@@ -687,8 +681,8 @@ ST_INLINE void attn_fwd(bool bf16, const struct st_attn_head *h)
 				wide, o, wide, j > 0);
 		}
 		for (size_t r = 0; r < m; r++) {
-			store_rows(bf16, o + r * wide, wide, 1, d, 1.0f / sum[r],
-				   at_mut(h->out, (first + r) * h->ld_out, bf16), h->ld_out);
+			store_rows(dt, o + r * wide, wide, 1, d, 1.0f / sum[r],
+				   at_mut(dt, h->out, (first + r) * h->ld_out), h->ld_out);
 			h->lse[first + r] = max[r] + logf(sum[r]);
 		}
 	}
@@ -716,21 +710,20 @@ ST_INLINE void softmax_bwd(float *s, float *dp, size_t m, const float *lse, cons
 }
 
 /* delta[r] = sum of dO * O of row r, which equals sum of P * dP */
-ST_INLINE void row_dots(bool bf16, const struct st_attn_head *h, float *delta)
+ST_INLINE void row_dots(enum st_dtype dt, const struct st_attn_head *h, float *delta)
 {
 	for (size_t r = 0; r < h->seq; r++) {
-		const void *a = at(h->dout, r * h->ld_out, bf16);
-		const void *b = at(h->out, r * h->ld_out, bf16);
+		const void *a = at(dt, h->dout, r * h->ld_out);
+		const void *b = at(dt, h->out, r * h->ld_out);
 		vf s = vf_set1(0.0f);
 
 		for (size_t i = 0; i < h->head_dim; i += VL)
-			s = vf_fma(vf_get(a, i, h->head_dim, bf16), vf_get(b, i, h->head_dim, bf16),
-				   s);
+			s = vf_fma(vf_get(dt, a, i, h->head_dim), vf_get(dt, b, i, h->head_dim), s);
 		delta[r] = vf_hsum(s);
 	}
 }
 
-ST_INLINE void attn_bwd(bool bf16, const struct st_attn_head *h)
+ST_INLINE void attn_bwd(enum st_dtype dt, const struct st_attn_head *h)
 {
 	size_t d = h->head_dim, wide = round_up(d, NR), rows = round_up(h->seq, TILE);
 	float *q = h->work, *dout = q + rows * wide, *dq = dout + rows * wide;
@@ -739,15 +732,15 @@ ST_INLINE void attn_bwd(bool bf16, const struct st_attn_head *h)
 	float *s = vt + TILE * d, *dp = s + TILE * TILE;
 	float scale = 1.0f / sqrtf((float)d);
 
-	load_rows(bf16, h->q, h->ld_qkv, h->seq, d, scale, q, wide);
-	load_rows(bf16, h->dout, h->ld_out, h->seq, d, 1.0f, dout, wide);
-	row_dots(bf16, h, delta);
+	load_rows(dt, h->q, h->ld_qkv, h->seq, d, scale, q, wide);
+	load_rows(dt, h->dout, h->ld_out, h->seq, d, 1.0f, dout, wide);
+	row_dots(dt, h, delta);
 	for (size_t j0 = 0; j0 < h->seq; j0 += TILE) {
 		size_t n = h->seq - j0 < TILE ? h->seq - j0 : TILE, at_j = j0 * h->ld_qkv;
 
-		load_rows(bf16, at(h->k, at_j, bf16), h->ld_qkv, n, d, 1.0f, k, wide);
-		pack_rows(bf16, at(h->k, at_j, bf16), h->ld_qkv, n, d, kt, TILE);
-		pack_rows(bf16, at(h->v, at_j, bf16), h->ld_qkv, n, d, vt, TILE);
+		load_rows(dt, at(dt, h->k, at_j), h->ld_qkv, n, d, 1.0f, k, wide);
+		pack_rows(dt, at(dt, h->k, at_j), h->ld_qkv, n, d, kt, TILE);
+		pack_rows(dt, at(dt, h->v, at_j), h->ld_qkv, n, d, vt, TILE);
 		for (size_t i0 = j0; i0 < h->seq; i0 += TILE) {
 			size_t m = h->seq - i0 < TILE ? h->seq - i0 : TILE;
 			bool is_first = i0 == j0; /* also: the diagonal */
@@ -764,10 +757,10 @@ ST_INLINE void attn_bwd(bool bf16, const struct st_attn_head *h)
 				!is_first);
 			tile_mm(false, m, wide, n, dp, TILE, k, wide, dq + i0 * wide, wide, j0 > 0);
 		}
-		store_rows(bf16, dk, wide, n, d, 1.0f, at_mut(h->dk, at_j, bf16), h->ld_qkv);
-		store_rows(bf16, dv, wide, n, d, 1.0f, at_mut(h->dv, at_j, bf16), h->ld_qkv);
+		store_rows(dt, dk, wide, n, d, 1.0f, at_mut(dt, h->dk, at_j), h->ld_qkv);
+		store_rows(dt, dv, wide, n, d, 1.0f, at_mut(dt, h->dv, at_j), h->ld_qkv);
 	}
-	store_rows(bf16, dq, wide, h->seq, d, scale, h->dq, h->ld_qkv);
+	store_rows(dt, dq, wide, h->seq, d, scale, h->dq, h->ld_qkv);
 }
 INSTANCES(attn_bwd, (const struct st_attn_head *h), h)
 
@@ -777,20 +770,20 @@ const struct st_host_kernels ST_KERNELS_TABLE = {
 	.isa = ST_KERNELS_ISA,
 	.mr = MR,
 	.nr = NR,
-	.pack_a = PAIR(pack_a),
-	.pack_b = PAIR(pack_b),
+	.pack_a = EACH_DTYPE(pack_a),
+	.pack_b = EACH_DTYPE(pack_b),
 	.gemm_tile = gemm_tile,
-	.gelu_fwd = PAIR(gelu_fwd),
-	.gelu_bwd = PAIR(gelu_bwd),
-	.add = PAIR(add),
-	.add_into = PAIR(add_into),
-	.layernorm_fwd = PAIR(layernorm_fwd),
-	.layernorm_bwd = PAIR(layernorm_bwd),
-	.column_sum = PAIR(column_sum),
-	.cross_entropy = PAIR(cross_entropy),
+	.gelu_fwd = EACH_DTYPE(gelu_fwd),
+	.gelu_bwd = EACH_DTYPE(gelu_bwd),
+	.add = EACH_DTYPE(add),
+	.add_into = EACH_DTYPE(add_into),
+	.layernorm_fwd = EACH_DTYPE(layernorm_fwd),
+	.layernorm_bwd = EACH_DTYPE(layernorm_bwd),
+	.column_sum = EACH_DTYPE(column_sum),
+	.cross_entropy = EACH_DTYPE(cross_entropy),
 	.attn_fwd_floats = attn_fwd_floats,
 	.attn_bwd_floats = attn_bwd_floats,
-	.attn_fwd = PAIR(attn_fwd),
-	.attn_bwd = PAIR(attn_bwd),
+	.attn_fwd = EACH_DTYPE(attn_fwd),
+	.attn_bwd = EACH_DTYPE(attn_bwd),
 	.exp = exp_f32,
 };

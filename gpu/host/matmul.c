@@ -3,9 +3,9 @@
  * gpu/host/matmul.c - products: oneDNN where it computes in the operands' dtype, else packed.
  *
  * fp32 operands, and bf16 ones where the processor multiplies them natively, go to oneDNN as they
- * lie. Everything else (bf16 on AVX2, mixed dtypes, what oneDNN refuses) takes the packed path:
- * operands are widened to fp32 while they are packed into panels, which costs nothing extra, for
- * every transpose the same; sums run in fp32 and are rounded once.
+ * lie. Everything else (fp16, bf16 on AVX2, mixed dtypes, what oneDNN refuses) takes the packed
+ *path: operands are widened to fp32 while they are packed into panels, which costs nothing extra,
+ *for every transpose the same; sums run in fp32 and are rounded once.
  *
  * The packed path cuts m, n and k by shape only:
  *	for each M_CHUNK rows, for each N_CHUNK columns, for each K_CHUNK in order:
@@ -77,8 +77,7 @@ static void pack_a_group(const struct chunk *c, size_t row)
 	const void *src = mm->trans_a ? element(mm->a, mm->a_dtype, c->k0, mm->lda, c->m0 + row)
 				      : element(mm->a, mm->a_dtype, c->m0 + row, mm->lda, c->k0);
 
-	c->k->pack_a[mm->a_dtype == ST_BF16](src, mm->lda, mm->trans_a, rows, c->kc,
-					     c->a + row * c->kc);
+	c->k->pack_a[mm->a_dtype](src, mm->lda, mm->trans_a, rows, c->kc, c->a + row * c->kc);
 }
 
 static void pack_b_group(const struct chunk *c, size_t col)
@@ -88,15 +87,13 @@ static void pack_b_group(const struct chunk *c, size_t col)
 	const void *src = mm->trans_b ? element(mm->b, mm->b_dtype, c->n0 + col, mm->ldb, c->k0)
 				      : element(mm->b, mm->b_dtype, c->k0, mm->ldb, c->n0 + col);
 
-	c->k->pack_b[mm->b_dtype == ST_BF16](src, mm->ldb, mm->trans_b, cols, c->kc,
-					     c->b + col * c->kc);
+	c->k->pack_b[mm->b_dtype](src, mm->ldb, mm->trans_b, cols, c->kc, c->b + col * c->kc);
 }
 
 static void run_tile(const struct chunk *c, size_t row, size_t col)
 {
 	const struct st_matmul *mm = c->mm;
 	struct st_gemm_tile t = c->tile;
-	size_t bias_bytes = t.bias_bf16 ? 2 : 4;
 
 	t.rows = c->m - row < ST_GEMM_M_TILE ? c->m - row : ST_GEMM_M_TILE;
 	t.cols = c->n - col < ST_GEMM_N_TILE ? c->n - col : ST_GEMM_N_TILE;
@@ -107,7 +104,7 @@ static void run_tile(const struct chunk *c, size_t row, size_t col)
 		t.part += row * t.ld_part + col;
 	t.c = (char *)mm->c + ((c->m0 + row) * mm->ldc + c->n0 + col) * st_dtype_bytes(mm->c_dtype);
 	if (t.bias)
-		t.bias = (const char *)t.bias + (c->n0 + col) * bias_bytes;
+		t.bias = (const char *)t.bias + (c->n0 + col) * st_dtype_bytes(t.bias_dtype);
 	c->k->gemm_tile(&t);
 }
 
@@ -148,7 +145,7 @@ static void run_chunks(struct chunk *c, const struct plan *p, unsigned threads)
 }
 
 void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
-			   const struct st_matmul *mm, bool bias_bf16)
+			   const struct st_matmul *mm, enum st_dtype bias_dtype)
 {
 	struct plan p = plan_product(k, mm);
 	struct chunk c = { .k = k, .mm = mm, .a = mm->work };
@@ -157,10 +154,10 @@ void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
 	c.tile.part = p.chunks > 1 ? c.b + p.b_floats : NULL;
 	c.tile.ld_part = round_up(p.n_chunk, k->nr);
 	c.tile.ldc = mm->ldc;
-	c.tile.c_bf16 = mm->c_dtype == ST_BF16;
+	c.tile.c_dtype = mm->c_dtype;
 	c.tile.accumulate = mm->accumulate;
 	c.tile.bias = mm->bias;
-	c.tile.bias_bf16 = bias_bf16;
+	c.tile.bias_dtype = bias_dtype;
 	for (c.m0 = 0; c.m0 < mm->m; c.m0 += p.m_chunk) {
 		c.m = mm->m - c.m0 < p.m_chunk ? mm->m - c.m0 : p.m_chunk;
 		for (c.n0 = 0; c.n0 < mm->n; c.n0 += p.n_chunk) {
@@ -170,10 +167,12 @@ void st_host_packed_matmul(const struct st_host_kernels *k, unsigned threads,
 	}
 }
 
-/* oneDNN computes it as it is, without a copy. */
+/* oneDNN computes it as it is, without a copy. Of fp16 it is not asked: before AVX512_FP16 it has
+ * nothing but reference loops, and one way everywhere keeps the bits alike. */
 static bool is_native(const struct st_host *h, const struct st_matmul *mm)
 {
-	if (mm->a_dtype != mm->b_dtype)
+	if (mm->a_dtype != mm->b_dtype || mm->a_dtype == ST_F16 || mm->c_dtype == ST_F16 ||
+	    (mm->bias && h->dev.dtype == ST_F16))
 		return false;
 	if (mm->a_dtype == ST_F32)
 		return mm->c_dtype == ST_F32;
@@ -201,7 +200,7 @@ void st_host_matmul(struct st_device *dev, const struct st_matmul *mm)
 	if (rc == 0)
 		rc = st_onednn_matmul(h->dnn, mm, dev->dtype);
 	else if (rc == STRATA_E_UNSUPPORTED) {
-		st_host_packed_matmul(h->k, h->threads, mm, dev->dtype == ST_BF16);
+		st_host_packed_matmul(h->k, h->threads, mm, dev->dtype);
 		rc = 0;
 	}
 	if (rc < 0)

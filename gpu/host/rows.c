@@ -37,7 +37,7 @@ static void *row_mut(const struct st_device *dev, void *p, size_t row, size_t ld
 void st_host_gelu_fwd(struct st_device *dev, size_t n, const void *x, void *y)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 #pragma omp parallel for num_threads(h->threads) schedule(static)
 	for (size_t i = 0; i < n; i += RANGE)
@@ -47,7 +47,7 @@ void st_host_gelu_fwd(struct st_device *dev, size_t n, const void *x, void *y)
 void st_host_gelu_bwd(struct st_device *dev, size_t n, const void *x, const void *dy, void *dx)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 #pragma omp parallel for num_threads(h->threads) schedule(static)
 	for (size_t i = 0; i < n; i += RANGE)
@@ -58,7 +58,7 @@ void st_host_gelu_bwd(struct st_device *dev, size_t n, const void *x, const void
 void st_host_add(struct st_device *dev, size_t n, const void *a, const void *b, void *y)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 #pragma omp parallel for num_threads(h->threads) schedule(static)
 	for (size_t i = 0; i < n; i += RANGE)
@@ -101,7 +101,8 @@ static void add_parts(const struct st_host *h, size_t parts, size_t stride, size
 #pragma omp for schedule(static)
 	for (size_t i = 0; i < n; i += COLUMNS)
 		for (size_t p = 0; p < parts; p++)
-			h->k->add_into[0](least(COLUMNS, n - i), part + p * stride + i, out + i);
+			h->k->add_into[ST_F32](least(COLUMNS, n - i), part + p * stride + i,
+					       out + i);
 }
 
 size_t st_host_bias_bwd_work_bytes(const struct st_device *dev, size_t rows, size_t n)
@@ -113,7 +114,7 @@ void st_host_bias_bwd(struct st_device *dev, size_t rows, size_t n, const void *
 		      void *work)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 	size_t parts = parts_of(rows), each = part_rows(rows), stride = part_stride(n);
 	float *part = work;
 
@@ -135,7 +136,7 @@ void st_host_layernorm_fwd(struct st_device *dev, size_t rows, size_t cols, cons
 			   const void *gamma, const void *beta, void *y, float *mean, float *rstd)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 	size_t each = part_rows(rows);
 
 #pragma omp parallel for num_threads(h->threads) schedule(static)
@@ -154,7 +155,7 @@ void st_host_layernorm_bwd(struct st_device *dev, size_t rows, size_t cols, cons
 			   const void *dx_add, void *dx, float *dgamma, float *dbeta, void *work)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 	size_t parts = parts_of(rows), each = part_rows(rows), stride = part_stride(cols);
 	float *part = work;
 
@@ -197,7 +198,7 @@ void st_host_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size
 			   const int32_t *tokens, const void *wte, const void *wpe, void *y)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 	if (!are_tokens(dev, "embedding_fwd", batch * seq, tokens, INT32_MAX))
 		return;
@@ -211,7 +212,7 @@ void st_host_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size
 			   const int32_t *tokens, const void *dy, float *dwte, float *dwpe)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 	if (!are_tokens(dev, "embedding_bwd", batch * seq, tokens, INT32_MAX))
 		return;
@@ -236,7 +237,7 @@ void st_host_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, siz
 			   void *logits, const int32_t *targets, float *loss, float grad_scale)
 {
 	const struct st_host *h = st_host(dev);
-	int t = dev->dtype == ST_BF16;
+	enum st_dtype t = dev->dtype;
 
 	if (!are_tokens(dev, "cross_entropy", rows, targets, vocab))
 		return;

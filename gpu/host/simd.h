@@ -3,7 +3,8 @@
  * gpu/host/simd.h - one vector of VL floats on AVX-512, AVX2 or whatever the compiler has.
  *
  * Layer:    gpu/host; included by kernels_body.h only, once per instruction set
- * Hardware: AVX-512 F/BW/DQ/VL: 16 lanes; AVX2 + FMA: 8; otherwise 4 (SSE2, NEON), without FMA
+ * Hardware: AVX-512 F/BW/DQ/VL: 16 lanes; AVX2 + FMA + F16C: 8; otherwise 4 (SSE2, NEON), without
+ * FMA
  *
  * A tail shorter than a vector is loaded into zeroed lanes, goes through the same instructions and
  * is stored in part, so an element's bits do not depend on where in the array it stands.
@@ -85,7 +86,17 @@ ST_INLINE void vf_store_bf16(uint16_t *p, vf x)
 	_mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
 }
 
-#elif defined(__AVX2__) && defined(__FMA__)
+ST_INLINE vf vf_load_f16(const uint16_t *p)
+{
+	return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+ST_INLINE void vf_store_f16(uint16_t *p, vf x)
+{
+	_mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 #include <immintrin.h>
 #define VL 8
@@ -157,6 +168,16 @@ ST_INLINE void vf_store_bf16(uint16_t *p, vf x)
 	_mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(r));
 }
 
+ST_INLINE vf vf_load_f16(const uint16_t *p)
+{
+	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+ST_INLINE void vf_store_f16(uint16_t *p, vf x)
+{
+	_mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
 #else
 
 #define VL 4
@@ -225,33 +246,38 @@ ST_INLINE void vf_store_bf16(uint16_t *p, vf x)
 		p[i] = st_f32_bf16(x[i]);
 }
 
+ST_INLINE vf vf_load_f16(const uint16_t *p)
+{
+	return (vf){ st_f16_f32(p[0]), st_f16_f32(p[1]), st_f16_f32(p[2]), st_f16_f32(p[3]) };
+}
+
+ST_INLINE void vf_store_f16(uint16_t *p, vf x)
+{
+	for (int i = 0; i < VL; i++)
+		p[i] = st_f32_f16(x[i]);
+}
+
 #endif
 
 /* The tails: out of line, so that loops keep their constants in registers. */
 #define ST_TAIL static __attribute__((noinline, cold, unused))
 
-ST_TAIL vf vf_get_tail(const void *p, size_t n, bool bf16)
+ST_TAIL vf vf_get_tail(enum st_dtype dt, const void *p, size_t n)
 {
 	float lane[VL] = { 0 };
 
 	for (size_t j = 0; j < n; j++)
-		lane[j] = bf16 ? st_bf16_f32(((const uint16_t *)p)[j]) : ((const float *)p)[j];
+		lane[j] = st_elem_f32(dt, p, j);
 	return vf_load(lane);
 }
 
-ST_TAIL void vf_put_tail(void *p, size_t n, bool bf16, vf x)
+ST_TAIL void vf_put_tail(enum st_dtype dt, void *p, size_t n, vf x)
 {
-	uint16_t half[VL];
 	float lane[VL];
 
-	vf_store_bf16(half, x);
 	vf_store(lane, x);
-	for (size_t j = 0; j < n; j++) {
-		if (bf16)
-			((uint16_t *)p)[j] = half[j];
-		else
-			((float *)p)[j] = lane[j];
-	}
+	for (size_t j = 0; j < n; j++)
+		st_elem_set(dt, p, j, lane[j]);
 }
 
 ST_TAIL vf vf_inside_tail(vf x, size_t n, float out)
@@ -264,29 +290,33 @@ ST_TAIL vf vf_inside_tail(vf x, size_t n, float out)
 	return vf_load(lane);
 }
 
-/* Elements i .. i+VL-1 of an array of n (fp32 or bf16) as floats; lanes beyond n are 0. */
-ST_INLINE vf vf_get(const void *p, size_t i, size_t n, bool bf16)
+/* Elements i .. i+VL-1 of an array of n of one dtype as floats; lanes beyond n are 0. */
+ST_INLINE vf vf_get(enum st_dtype dt, const void *p, size_t i, size_t n)
 {
 	const uint16_t *h = (const uint16_t *)p + i;
 	const float *f = (const float *)p + i;
 
 	if (__builtin_expect(i + VL > n, 0))
-		return vf_get_tail(bf16 ? (const void *)h : (const void *)f, n - i, bf16);
-	return bf16 ? vf_load_bf16(h) : vf_load(f);
+		return vf_get_tail(dt, dt == ST_F32 ? (const void *)f : (const void *)h, n - i);
+	if (dt == ST_F32)
+		return vf_load(f);
+	return dt == ST_BF16 ? vf_load_bf16(h) : vf_load_f16(h);
 }
 
-/* The other way round: bf16 is rounded to nearest even, NaN stays NaN. */
-ST_INLINE void vf_put(void *p, size_t i, size_t n, bool bf16, vf x)
+/* The other way round: 16 bits are rounded to nearest even, NaN stays NaN. */
+ST_INLINE void vf_put(enum st_dtype dt, void *p, size_t i, size_t n, vf x)
 {
 	uint16_t *h = (uint16_t *)p + i;
 	float *f = (float *)p + i;
 
 	if (__builtin_expect(i + VL > n, 0))
-		vf_put_tail(bf16 ? (void *)h : (void *)f, n - i, bf16, x);
-	else if (bf16)
+		vf_put_tail(dt, dt == ST_F32 ? (void *)f : (void *)h, n - i, x);
+	else if (dt == ST_F32)
+		vf_store(f, x);
+	else if (dt == ST_BF16)
 		vf_store_bf16(h, x);
 	else
-		vf_store(f, x);
+		vf_store_f16(h, x);
 }
 
 /* Lanes of element i and on that are inside an array of n keep their value, the others get `out`.
