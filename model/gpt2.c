@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "strata/optim.h"    /* STRATA_NUMERIC_TILE */
+#include "strata/optim.h" /* STRATA_NUMERIC_TILE */
 
 #define ALIGN_BYTES   64u  /* what the device asks of operands */
 #define CHUNK_TOKENS  512u /* the head's products run at full rate from here on */
@@ -781,9 +781,10 @@ int st_gpt2_create(struct st_model **out, const struct st_gpt2_cfg *cfg, size_t 
 	rc = check_sizes(cfg, batch, seq);
 	if (rc)
 		return rc;
-	if (dtype != ST_F32 && dtype != ST_BF16)
-		return st_fail(STRATA_E_CONFIG, "gpt2: computes in fp32 or bf16, not in %s",
-			       st_dtype_name(dtype));
+	if ((unsigned)dtype >= ST_DTYPE_COUNT)
+		return st_fail(STRATA_E_CONFIG,
+			       "gpt2: computes in fp32, bf16 or fp16, not in dtype %u",
+			       (unsigned)dtype);
 	if (!st_device_caps(dev)->host_visible)
 		return st_fail(
 			STRATA_E_UNSUPPORTED,

@@ -44,6 +44,12 @@
  *   bwd  adds to loss_sum (may be NULL) and to both gradients, writes dx. grad_scale 0: dx is zero
  *        and no gradient is touched.
  *
+ * In fp16 the activations, the logits and what flows back are fp16, rounded from fp32 sums once
+ *each; statistics, softmax, losses and gradients of parameters are fp32 (gpu/device.h). grad_scale
+ *then carries the loss scale, loss_scale / tokens: it reaches the logits' gradient before that is
+ * rounded, and all gradients come out multiplied by it. An overflow on the way leaves Inf or NaN in
+ * them, hence in their sum of squares.
+ *
  * Tested: tests/test_gpt2.c against PyTorch (tests/golden/gpt2.py), loss and every gradient, and by
  *         finite differences
  * Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019
@@ -65,7 +71,7 @@ bool st_gpt2_by_name(const char *name, struct st_gpt2_cfg *out);
  * @param batch, seq  in, sequences and tokens each of a micro-batch; seq <= n_positions
  * @param dev         in, borrowed for this call: scratch sizes come from it; fwd and bwd run on it,
  *                    or on one opened with the same configuration
- * @param dtype       in, compute dtype of dev, F32 or BF16
+ * @param dtype       in, compute dtype of dev
  *
  * n_params counts wte once; flops_per_token is 6 (n_params - wpe) + 12 n_layer C seq. fwd_flops and
  * bwd_flops of a stage count products with 2 m n k and attention as if not causal (4 C seq per

@@ -35,6 +35,9 @@ static char *config_path(const char *dir)
 
 static json_t *make_config(const struct st_gpt2_cfg *cfg, enum st_dtype dtype)
 {
+	static const char *const torch_dtype[ST_DTYPE_COUNT] = {
+		[ST_F32] = "float32", [ST_BF16] = "bfloat16", [ST_F16] = "float16"
+	};
 	bool has_end = cfg->vocab_size > GPT2_END_OF_TEXT;
 	json_t *end = has_end ? json_integer(GPT2_END_OF_TEXT) : json_null();
 	json_t *begin = has_end ? json_integer(GPT2_END_OF_TEXT) : json_null();
@@ -45,9 +48,9 @@ static json_t *make_config(const struct st_gpt2_cfg *cfg, enum st_dtype dtype)
 		"activation_function", "gelu_new", "architectures", "GPT2LMHeadModel", "model_type",
 		"gpt2", "attn_pdrop", 0.0, "bos_token_id", begin, "embd_pdrop", 0.0, "eos_token_id",
 		end, "add_cross_attention", 0, "layer_norm_epsilon", LAYER_NORM_EPS, "torch_dtype",
-		dtype == ST_BF16 ? "bfloat16" : "float32", "n_ctx", (json_int_t)cfg->n_positions,
-		"n_embd", (json_int_t)cfg->n_embd, "n_head", (json_int_t)cfg->n_head, "n_inner",
-		"n_layer", (json_int_t)cfg->n_layer, "n_positions", (json_int_t)cfg->n_positions,
+		torch_dtype[dtype], "n_ctx", (json_int_t)cfg->n_positions, "n_embd",
+		(json_int_t)cfg->n_embd, "n_head", (json_int_t)cfg->n_head, "n_inner", "n_layer",
+		(json_int_t)cfg->n_layer, "n_positions", (json_int_t)cfg->n_positions,
 		"reorder_and_upcast_attn", 0, "scale_attn_by_inverse_layer_idx", 0, "resid_pdrop",
 		0.0, "scale_attn_weights", 1, "tie_word_embeddings", 1, "use_cache", 1,
 		"summary_type", "cls_index", "vocab_size", (json_int_t)cfg->vocab_size);
@@ -61,8 +64,8 @@ int st_hf_config_write(const char *dir, const struct st_gpt2_cfg *cfg, enum st_d
 	json_t *j = NULL;
 	int rc;
 
-	if (!dir || !cfg || (dtype != ST_F32 && dtype != ST_BF16))
-		return st_fail(-EINVAL, "config.json: fp32 or bf16 weights.");
+	if (!dir || !cfg || (unsigned)dtype >= ST_DTYPE_COUNT)
+		return st_fail(-EINVAL, "config.json: fp32, bf16 or fp16 weights.");
 	path = config_path(dir);
 	j = make_config(cfg, dtype);
 	if (j) /* 6 digits: 1e-05, as others write it */

@@ -837,24 +837,12 @@ int64_t st_safetensors_find(const struct st_safetensors *s, const char *name)
 	return find_exact(s, true, name);
 }
 
-static float f16_f32(uint16_t h)
-{
-	uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = h >> 10 & 31u, mant = h & 0x3ffu;
-
-	if (exp == 31)
-		return st_bits_f32(sign | 0x7f800000u | mant << 13);
-	if (exp == 0) /* zero or subnormal: exact in fp32 */
-		return st_bits_f32(sign | st_f32_bits((float)mant * 0x1p-24f));
-	return st_bits_f32(sign | (exp + 112) << 23 | mant << 13);
-}
-
 int st_safetensors_read(struct st_safetensors *s, size_t i, uint64_t first, size_t n, float *out)
 {
 	const struct tensor *t;
 	const struct shard *sh;
 	struct st_show shown, name;
 	uint64_t off;
-	uint16_t half;
 	int rc;
 
 	if (i >= s->n_tensors || first > s->tensors[i].elems || n > s->tensors[i].elems - first)
@@ -878,11 +866,8 @@ int st_safetensors_read(struct st_safetensors *s, size_t i, uint64_t first, size
 		rc = st_file_read(sh->fd, s->bounce, step * 2, off, sh->path);
 		if (rc < 0)
 			return rc;
-		for (size_t k = 0; k < step; k++) {
-			memcpy(&half, s->bounce + 2 * k, sizeof(half));
-			out[k] = dtypes[t->dtype].dtype == ST_BF16 ? st_bf16_f32(half)
-								   : f16_f32(half);
-		}
+		for (size_t k = 0; k < step; k++)
+			out[k] = st_elem_f32(dtypes[t->dtype].dtype, s->bounce, k);
 		st_file_drop(sh->fd, off, step * 2);
 		out += step;
 		off += step * 2;

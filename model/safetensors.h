@@ -59,7 +59,7 @@ void st_safetensors_info(const struct st_safetensors *s, size_t i, struct st_saf
  */
 int64_t st_safetensors_find(const struct st_safetensors *s, const char *name);
 /**
- * st_safetensors_read() - elements [first, first + n) of tensor i as fp32 (F16, BF16, F32 exact).
+ * st_safetensors_read() - elements [first, first + n) of tensor i as fp32 (all exact).
  * @param out  out [n]; undefined after an error
  * @return 0; -EINVAL (not a tensor, not its range); STRATA_E_UNSUPPORTED (dtype);
  *         STRATA_E_INPUT (the file was cut since it was opened); -errno
@@ -75,10 +75,11 @@ struct st_safetensors_out {
 };
 /**
  * st_safetensors_create() - start `path` (written beside it, then renamed by finish()).
- * @param dtype    in, of all tensors: ST_F32 or ST_BF16
+ * @param dtype    in, of all tensors
  * @param tensors  in, borrowed for the call; names unique, UTF-8; at most 8 dimensions, 0 = scalar
  *
- * Their data is then given in this order by write(), as fp32; bf16 is rounded to nearest even.
+ * Their data is then given in this order by write(), as fp32; bf16 and fp16 are rounded to
+ * nearest even, and what fp16 does not reach becomes infinite.
  * Metadata is {"format": "pt"}. A single file, mode 0644 & ~umask. Its space is reserved here,
  * where the file system can. An existing file stays as it is until finish().
  *

@@ -34,6 +34,9 @@ static int refuse(const char *name, const char *what)
 static int describe(json_t *header, const struct st_safetensors_out *t, enum st_dtype dtype,
 		    uint64_t *end_bytes)
 {
+	static const char *const names[ST_DTYPE_COUNT] = {
+		[ST_F32] = "F32", [ST_BF16] = "BF16", [ST_F16] = "F16"
+	};
 	uint64_t elems = 1, bytes, begin = *end_bytes, end;
 	json_t *shape, *entry;
 
@@ -62,8 +65,8 @@ static int describe(json_t *header, const struct st_safetensors_out *t, enum st_
 		json_decref(shape);
 		return refuse(t->name, "its size overflows");
 	}
-	entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype == ST_F32 ? "F32" : "BF16",
-			  "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)end);
+	entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", names[dtype], "shape", shape,
+			  "data_offsets", (json_int_t)begin, (json_int_t)end);
 	if (!entry)
 		return -ENOMEM;
 	errno = 0;
@@ -128,8 +131,9 @@ int st_safetensors_create(struct st_safetensors_writer **out, const char *path, 
 	int rc;
 
 	if (!out || !path || (n_tensors && !tensors) || n_tensors > ST_SAFETENSORS_TENSORS_MAX ||
-	    (dtype != ST_F32 && dtype != ST_BF16))
-		return st_fail(-EINVAL, "safetensors: writes fp32 or bf16, up to %zu tensors.",
+	    (unsigned)dtype >= ST_DTYPE_COUNT)
+		return st_fail(-EINVAL,
+			       "safetensors: writes fp32, bf16 or fp16, up to %zu tensors.",
 			       ST_SAFETENSORS_TENSORS_MAX);
 	rc = make_header(tensors, n_tensors, dtype, &header, &header_bytes, &data_bytes);
 	if (rc < 0)
@@ -179,11 +183,8 @@ static void convert(unsigned char *to, const float *from, size_t n, enum st_dtyp
 		memcpy(to, from, n * sizeof(*from));
 		return;
 	}
-	for (size_t i = 0; i < n; i++) {
-		uint16_t b = st_f32_bf16(from[i]);
-
-		memcpy(to + 2 * i, &b, sizeof(b));
-	}
+	for (size_t i = 0; i < n; i++)
+		st_elem_set(dtype, to, i, from[i]);
 }
 
 int st_safetensors_write(struct st_safetensors_writer *w, const float *data, size_t n)

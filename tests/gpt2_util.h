@@ -57,7 +57,7 @@ static inline void *gpt2_calloc(size_t n, size_t bytes)
 	return p;
 }
 
-/* 64-byte aligned, all bits one: NaN in fp32 and in bf16. */
+/* 64-byte aligned, all bits one: NaN in every dtype. */
 static inline struct gpt2_buf gpt2_buf_new(size_t bytes)
 {
 	struct gpt2_buf b = { .bytes = bytes };
@@ -148,12 +148,8 @@ static inline void gpt2_run_set(struct gpt2_run *r, unsigned unit, unsigned tens
 {
 	const struct st_tensor_desc *t = &r->m->units[unit].tensors[tensor];
 
-	for (size_t i = 0; i < t->elems; i++) {
-		if (r->dtype == ST_F32)
-			((float *)r->params[unit].p)[t->first_elem + i] = values[i];
-		else
-			((uint16_t *)r->params[unit].p)[t->first_elem + i] = st_f32_bf16(values[i]);
-	}
+	for (size_t i = 0; i < t->elems; i++)
+		st_elem_set(r->dtype, r->params[unit].p, t->first_elem + i, values[i]);
 }
 
 static inline void gpt2_run_load(struct gpt2_run *r, gpt2_fill_fn *fill, void *user)
@@ -292,7 +288,8 @@ static inline uint32_t gpt2_mix32(const char *name, size_t i)
 	return z ^ z >> 16;
 }
 
-/* Exact in bf16: matrices in [-1/4, 1/4), weights of LayerNorm around 1, biases in [-1/8, 1/8). */
+/* Exact in bf16 and in fp16: matrices in [-1/4, 1/4), weights of LayerNorm around 1, biases in
+ * [-1/8, 1/8). */
 static inline void gpt2_golden_weights(const struct st_tensor_desc *t, float *out, void *user)
 {
 	(void)user;

@@ -230,7 +230,7 @@ START_TEST(bad_configs)
 		{ { 4, 48, 6, 24, 100 }, 0, 8, ST_F32, "micro-batch size is 0" },
 		{ { 4, 48, 6, 24, 100 }, 1, 0, ST_F32, "sequence length is 0" },
 		{ { 4, 48, 6, 24, 100 }, 1, 25, ST_F32, "exceeds n_positions 24" },
-		{ { 4, 48, 6, 24, 100 }, 1, 8, ST_F16, "not in fp16" },
+		{ { 4, 48, 6, 24, 100 }, 1, 8, (enum st_dtype)ST_DTYPE_COUNT, "not in dtype 3" },
 		{ { (size_t)1 << 40, 48, 6, 24, 100 }, 1, 8, ST_F32, "n_layer" },
 		{ { 4, SIZE_MAX, 1, 24, 100 }, 1, 8, ST_F32, "n_embd" },
 		{ { 4, 48, 6, 24, SIZE_MAX }, 1, 8, ST_F32, "vocab_size" },
@@ -376,13 +376,46 @@ static unsigned count_wrong(const struct gpt2_run *r, const float *ref, double n
 	return wrong;
 }
 
+/* Norm over all units, as the engine takes it: leaves of numeric tiles, one tree. */
+static double gradient_norm(const struct gpt2_run *r)
+{
+	size_t n = 0, at = 0;
+	double *leaf, norm;
+
+	for (unsigned u = 0; u < r->m->n_units; u++)
+		n += r->m->units[u].elems / STRATA_NUMERIC_TILE;
+	leaf = gpt2_calloc(n, sizeof(*leaf));
+	for (unsigned u = 0; u < r->m->n_units; u++) {
+		ck_assert_int_eq(strata_optim_reduce(r->m->units[u].elems, r->grads[u].p,
+						     r->grads[u].p, STRATA_GRADS_F32, leaf + at),
+				 0);
+		at += r->m->units[u].elems / STRATA_NUMERIC_TILE;
+	}
+	norm = sqrt(strata_optim_tree_sum(leaf, n));
+	free(leaf);
+	return norm;
+}
+
 static bool is_verbose(void)
 {
 	return getenv("STRATA_TEST_VERBOSE") != NULL;
 }
 
-static void compare_with_golden(enum st_dtype dtype, double loss_rtol, double logit_atol,
-				double grad_rtol)
+/* The gradient of a loss scaled by a power of two, the scale taken off again: exact in fp32. */
+static double scaled_step(struct gpt2_run *r, float loss_scale)
+{
+	double loss;
+
+	gpt2_run_zero_grads(r);
+	loss = gpt2_run_step(r, tokens, targets, loss_scale / (float)rows);
+	for (unsigned u = 0; u < r->m->n_units; u++)
+		for (size_t i = 0; i < r->m->units[u].elems; i++)
+			((float *)r->grads[u].p)[i] /= loss_scale;
+	return loss;
+}
+
+static void compare_with_golden(enum st_dtype dtype, float loss_scale, double loss_rtol,
+				double logit_atol, double grad_rtol)
 {
 	float *logits = gpt2_calloc(golden.vocab_size, sizeof(*logits));
 	double want = number("loss"), got, eval, worst = 0, err;
@@ -391,7 +424,7 @@ static void compare_with_golden(enum st_dtype dtype, double loss_rtol, double lo
 	gpt2_run_open(&r, &golden, batch, seq, dtype, 2);
 	gpt2_run_load(&r, gpt2_golden_weights, NULL);
 	eval = gpt2_run_eval(&r, tokens, targets, logits) / (double)rows;
-	got = gpt2_run_step(&r, tokens, targets, 1.0f / (float)rows) / (double)rows;
+	got = scaled_step(&r, loss_scale) / (double)rows;
 	ck_assert_msg(fabs(got - want) <= loss_rtol * want, "loss %.9g, not %.9g", got, want);
 	ck_assert_msg(eval == got, "evaluation gives %.17g, training %.17g", eval, got);
 	for (size_t i = 0; i < golden.vocab_size; i++) {
@@ -411,13 +444,55 @@ static void compare_with_golden(enum st_dtype dtype, double loss_rtol, double lo
 
 START_TEST(fp32_matches_pytorch)
 {
-	compare_with_golden(ST_F32, 1e-6, 2e-5, 1e-4);
+	compare_with_golden(ST_F32, 1, 1e-6, 2e-5, 1e-4);
 }
 END_TEST
 
 START_TEST(bf16_matches_pytorch)
 {
-	compare_with_golden(ST_BF16, 2e-3, 5e-2, 2e-2);
+	compare_with_golden(ST_BF16, 1, 2e-3, 5e-2, 2e-2);
+}
+END_TEST
+
+/* The golden weights are exact in fp16 too. */
+START_TEST(fp16_matches_pytorch)
+{
+	compare_with_golden(ST_F16, 1024, 2e-4, 5e-3, 5e-3);
+}
+END_TEST
+
+/* 2^16, with which dynamic loss scales begin, passes; far beyond it the logits' gradient overflows
+ * and the sums of squares of all units show it. */
+START_TEST(fp16_loss_scales)
+{
+	double norm = number("grad_norm"), err, leaf, small;
+	struct gpt2_run r;
+	bool is_seen;
+
+	gpt2_run_open(&r, &golden, batch, seq, ST_F16, 2);
+	gpt2_run_load(&r, gpt2_golden_weights, NULL);
+	scaled_step(&r, 0x1p16f);
+	ck_assert_uint_eq(count_wrong(&r, ref_grads, norm, 5e-3, &err), 0);
+	ck_assert(isfinite(gradient_norm(&r)));
+	/* Without a scale the small gradients fall between fp16's numbers: less exact by far. */
+	scaled_step(&r, 0x1p-8f);
+	ck_assert_uint_gt(count_wrong(&r, ref_grads, norm, 5e-3, &small), 0);
+	ck_assert_double_gt(small, 4 * err);
+	scaled_step(&r, 0x1p24f);
+	for (unsigned u = 0; u < r.m->n_units; u++) {
+		is_seen = false;
+		for (size_t i = 0; i < r.m->units[u].elems; i += STRATA_NUMERIC_TILE) {
+			float *g = (float *)r.grads[u].p + i;
+
+			ck_assert_int_eq(strata_optim_reduce(STRATA_NUMERIC_TILE, g, g,
+							     STRATA_GRADS_F32, &leaf),
+					 0);
+			is_seen |= !isfinite(leaf);
+		}
+		ck_assert_msg(is_seen, "unit %s hides the overflow", r.m->units[u].name);
+	}
+	ck_assert(!isfinite(gradient_norm(&r)));
+	gpt2_run_close(&r);
 }
 END_TEST
 
@@ -625,12 +700,13 @@ START_TEST(chunks_change_rounding_only)
 {
 	compare_chunks(ST_F32, 1e-5);
 	compare_chunks(ST_BF16, 1e-3);
+	compare_chunks(ST_F16, 1e-3);
 }
 END_TEST
 
 START_TEST(same_call_same_bits)
 {
-	for (enum st_dtype dtype = ST_F32; dtype <= ST_BF16; dtype++) {
+	for (enum st_dtype dtype = ST_F32; dtype < ST_DTYPE_COUNT; dtype++) {
 		struct gpt2_run r[2];
 		double loss[2];
 
@@ -704,26 +780,6 @@ START_TEST(no_weight_no_gradient)
 END_TEST
 
 /* ---- training -------------------------------------------------------------------- */
-
-/* Norm over all units, as the engine takes it: leaves of numeric tiles, one tree. */
-static double gradient_norm(const struct gpt2_run *r)
-{
-	size_t n = 0, at = 0;
-	double *leaf, norm;
-
-	for (unsigned u = 0; u < r->m->n_units; u++)
-		n += r->m->units[u].elems / STRATA_NUMERIC_TILE;
-	leaf = gpt2_calloc(n, sizeof(*leaf));
-	for (unsigned u = 0; u < r->m->n_units; u++) {
-		ck_assert_int_eq(strata_optim_reduce(r->m->units[u].elems, r->grads[u].p,
-						     r->grads[u].p, STRATA_GRADS_F32, leaf + at),
-				 0);
-		at += r->m->units[u].elems / STRATA_NUMERIC_TILE;
-	}
-	norm = sqrt(strata_optim_tree_sum(leaf, n));
-	free(leaf);
-	return norm;
-}
 
 static void update(struct gpt2_run *r, struct gpt2_buf *m, struct gpt2_buf *v, uint64_t t,
 		   double norm)
@@ -819,6 +875,8 @@ int main(void)
 	tcase_add_test(t, init_is_as_published);
 	tcase_add_test(t, fp32_matches_pytorch);
 	tcase_add_test(t, bf16_matches_pytorch);
+	tcase_add_test(t, fp16_matches_pytorch);
+	tcase_add_test(t, fp16_loss_scales);
 	tcase_add_test(t, wrong_gradients_are_seen);
 	tcase_add_test(t, finite_differences);
 	tcase_add_test(t, micro_batches_accumulate);
