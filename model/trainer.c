@@ -22,6 +22,7 @@
 #include "strata/train.h"
 
 #define RUN_JSON_BYTES ((size_t)64 << 10)
+#define REMOVED        "run.json.removed" /* run.json while the state that it names is removed */
 
 struct strata_trainer {
 	struct st_setup setup;
@@ -178,6 +179,43 @@ static int cannot_resume(const struct strata_trainer *t, const char *dir)
 		       dir, (unsigned long long)done);
 }
 
+/* @param name  in, "run.json", or what it became */
+static int read_run_json(struct strata_trainer *t, const char *name)
+{
+	char path[4096];
+	uint64_t size;
+	int rc = path_in(path, sizeof(path), t->setup.cfg->output, name), fd;
+
+	if (rc)
+		return rc;
+	fd = st_file_open(AT_FDCWD, path, false, path, &size);
+	if (fd < 0)
+		return fd;
+	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path)
+				   : st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
+	t->run_json[rc ? 0 : size] = '\0';
+	close(fd);
+	return rc;
+}
+
+/* The last run ended between its result and the end of its removal. */
+static int finish_removal(struct strata_trainer *t, const char *dir)
+{
+	char path[4096];
+	int rc = path_in(path, sizeof(path), dir, REMOVED);
+
+	if (rc || access(path, F_OK))
+		return rc;
+	rc = lock_output(t, dir);
+	if (!rc)
+		rc = read_run_json(t, REMOVED);
+	if (!rc)
+		rc = st_engine_remove_store(t->run_json);
+	if (!rc && unlink(path))
+		rc = st_fail(-errno, "%s: remove", path);
+	return rc;
+}
+
 /* Make the output directory ours. */
 static int take_output(struct strata_trainer *t, bool resumes)
 {
@@ -187,8 +225,10 @@ static int take_output(struct strata_trainer *t, bool resumes)
 
 	if (rc)
 		return rc;
-	if (resumes && access(path, F_OK))
-		return cannot_resume(t, dir);
+	if (resumes && access(path, F_OK)) {
+		rc = finish_removal(t, dir);
+		return rc ? rc : cannot_resume(t, dir);
+	}
 	if (!resumes && access(path, F_OK))
 		rc = refuse_to_replace(dir);
 	if (!rc && !resumes)
@@ -222,24 +262,6 @@ static int write_text(const struct strata_trainer *t, const char *name, const ch
 		return rc;
 	}
 	return st_outfile_commit(&f);
-}
-
-static int read_run_json(struct strata_trainer *t)
-{
-	char path[4096];
-	uint64_t size;
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "run.json"), fd;
-
-	if (rc)
-		return rc;
-	fd = st_file_open(AT_FDCWD, path, false, path, &size);
-	if (fd < 0)
-		return fd;
-	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path)
-				   : st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
-	t->run_json[rc ? 0 : size] = '\0';
-	close(fd);
-	return rc;
 }
 
 /* ---- log ----------------------------------------------------------------------------------- */
@@ -407,7 +429,10 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.store_weights = c->nvme.weights.n ? weights : NULL,
 		.checksum = c->nvme.checksum,
 		.commit_every = c->nvme.commit_every,
+		.keep_every = c->nvme.keep_every,
+		.verifies_on_open = c->nvme.verify == ST_VERIFY_OPEN,
 		.resume = resumes ? t->run_json : NULL,
+		.resume_step = t->opt.resume_step,
 		.optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
 			   .kind = c->optimizer.kind == ST_ADAM_L2 ? STRATA_OPTIM_ADAM
 								   : STRATA_OPTIM_ADAMW,
@@ -478,7 +503,7 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	if (!rc)
 		rc = take_output(t, opt->resume);
 	if (!rc && opt->resume)
-		rc = read_run_json(t);
+		rc = read_run_json(t, "run.json");
 	if (!rc)
 		rc = open_init(t);
 	if (!rc)
@@ -771,6 +796,37 @@ static int export_model(struct strata_trainer *t)
 				       t->setup.cfg->save_dtype);
 }
 
+static int sync_dir(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+	if (fd < 0 || (fsync(fd) && errno != EINVAL)) /* EINVAL: not a thing on this file system */
+		rc = st_fail(-errno, "output %s: fsync", dir);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+/* From the renaming on, whatever ends the process, the run is complete and only this is left. */
+static int remove_store(struct strata_trainer *t)
+{
+	char from[4096], to[4096];
+	int rc = path_in(from, sizeof(from), t->setup.cfg->output, "run.json");
+
+	if (!rc)
+		rc = path_in(to, sizeof(to), t->setup.cfg->output, REMOVED);
+	if (rc)
+		return rc;
+	if (rename(from, to))
+		return st_fail(-errno, "%s: rename to %s", from, REMOVED);
+	rc = sync_dir(t->setup.cfg->output);
+	if (rc)
+		return rc;
+	st_engine_close(t->engine, true);
+	t->engine = NULL;
+	return unlink(to) ? st_fail(-errno, "%s: remove", to) : 0;
+}
+
 int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result)
 {
 	struct strata_result r = { .val_loss = NAN,
@@ -796,15 +852,8 @@ int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result
 	if (t->counted_steps)
 		r.nvme_bytes_per_param_step = (double)t->counted_bytes / (double)t->counted_steps /
 					      (double)t->setup.model->n_params;
-	if (t->setup.cfg->nvme.keep == ST_KEEP_NEVER) {
-		char path[4096];
-
-		st_engine_close(t->engine, true);
-		t->engine = NULL;
-		rc = path_in(path, sizeof(path), t->setup.cfg->output, "run.json");
-		if (!rc && unlink(path))
-			rc = st_fail(-errno, "%s", path);
-	}
+	if (t->setup.cfg->nvme.keep == ST_KEEP_NEVER)
+		rc = remove_store(t);
 	if (result)
 		*result = r;
 	return rc;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -182,15 +183,33 @@ static void reply(struct st_engine *e, struct st_run *run, int rc)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/*
+ * The first commit at or after each multiple. No commit can begin while this waits, so what it
+ * copies cannot be overwritten. Without the copy the run is as safe as before: it goes on.
+ */
+static void keep_copy(struct st_engine *e, uint64_t before, uint64_t step)
+{
+	uint64_t every = e->cfg.keep_every;
+
+	if (!every || step / every == before / every)
+		return;
+	if (st_store_keep(e->store, NULL, 0))
+		st_log(ST_LOG_WARN, "no copy of step %llu was kept, training goes on: %s",
+		       (unsigned long long)step, st_last_error());
+}
+
 static void op_completed(void *user, void *ctx, const struct st_program *p, uint32_t op, int rc)
 {
 	struct st_engine *e = user;
 	struct st_run *run = ctx;
 
 	if (p->ops[op].kind == ST_OP_COMMIT && !rc && wants_commit(e, run)) {
+		uint64_t before = e->durable_step;
+
 		pthread_mutex_lock(&e->lock);
 		e->durable_step = e->committing_step;
 		pthread_mutex_unlock(&e->lock);
+		keep_copy(e, before, e->committing_step);
 	}
 	if (p->ops[op].kind == ST_OP_NORM && !rc && !run->is_reported) {
 		run->is_reported = true;
@@ -382,6 +401,68 @@ bool st_snapshot_parse(const void *bytes, size_t n_bytes, struct st_snapshot *ou
 	return true;
 }
 
+static int check_snapshot(const struct st_engine *e, const struct st_snapshot *s)
+{
+	if (s->numeric_plan != e->cfg.numeric_plan)
+		return st_fail(STRATA_E_STALE,
+			       "the state was made with another numeric plan (model, batch, "
+			       "dtypes, threads or"
+			       " instruction set differ); start anew, or restore what was changed");
+	if (s->data_id != e->cfg.data_id)
+		return st_fail(STRATA_E_STALE,
+			       "the run was made with other data, or another seed or seq_len: its"
+			       " order of text cannot be continued; restore them, or start anew");
+	return 0;
+}
+
+struct wanted { /* the copy of a step */
+	uint64_t step;
+	struct st_snapshot snapshot;
+	char *run_json;
+	char others[160]; /* steps of other copies, for the message */
+};
+
+static int find_copy(void *user, const struct st_store_kept_info *info)
+{
+	struct wanted *w = user;
+	struct st_snapshot s;
+	size_t n = strlen(w->others);
+
+	if (info->rc || !st_snapshot_parse(info->snapshot, info->snapshot_bytes, &s))
+		return 0;
+	if (s.step != w->step) {
+		snprintf(w->others + n, sizeof(w->others) - n, " %llu", (unsigned long long)s.step);
+		return 0;
+	}
+	free(w->run_json); /* of two copies of a step the later counts */
+	w->run_json = strdup(info->run_json);
+	w->snapshot = s;
+	return w->run_json ? 0 : st_fail(-ENOMEM, "copies of a run");
+}
+
+/* The store takes over the copy of the step that is asked for. */
+static int go_back(struct st_engine *e)
+{
+	struct wanted w = { .step = e->cfg.resume_step };
+	int rc = st_store_kept(e->cfg.resume, find_copy, &w);
+
+	if (!rc && !w.run_json)
+		rc = st_fail(
+			STRATA_E_INPUT,
+			"no copy of step %llu was kept (strata.nvme.keep_every): the run is at "
+			"step %llu, copies are of steps%s.",
+			(unsigned long long)w.step, (unsigned long long)e->snapshot.step,
+			w.others[0] ? w.others : ": none");
+	if (!rc)
+		rc = check_snapshot(e, &w.snapshot);
+	if (!rc)
+		rc = st_store_restore(e->store, w.run_json);
+	if (!rc)
+		e->snapshot = w.snapshot;
+	free(w.run_json);
+	return rc;
+}
+
 static int open_store(struct st_engine *e)
 {
 	const struct st_layout *l = e->cfg.plan->layout;
@@ -393,6 +474,7 @@ static int open_store(struct st_engine *e)
 		.n_extents = l->n_extents,
 		.extent_names = (const char *const *)l->extent_names,
 		.checksum = e->cfg.checksum,
+		.verifies_on_open = e->cfg.verifies_on_open,
 	};
 	unsigned char kept[ST_STORE_SNAPSHOT_MAX];
 	size_t n;
@@ -410,15 +492,12 @@ static int open_store(struct st_engine *e)
 	n = st_store_snapshot(e->store, kept, sizeof(kept));
 	if (!st_snapshot_parse(kept, n, &e->snapshot))
 		return st_fail(STRATA_E_INPUT, "the store holds no state of a training run");
-	if (e->snapshot.numeric_plan != e->cfg.numeric_plan)
-		return st_fail(STRATA_E_STALE,
-			       "the state was made with another numeric plan (model, batch, "
-			       "dtypes, threads or"
-			       " instruction set differ); start anew, or restore what was changed");
-	if (e->snapshot.data_id != e->cfg.data_id)
-		return st_fail(STRATA_E_STALE,
-			       "the run was made with other data, or another seed or seq_len: its"
-			       " order of text cannot be continued; restore them, or start anew");
+	if (e->cfg.resume_step && e->cfg.resume_step != e->snapshot.step)
+		rc = go_back(e);
+	else
+		rc = check_snapshot(e, &e->snapshot);
+	if (rc)
+		return rc;
 	e->has_snapshot = true;
 	e->exec.boundary.step = e->durable_step = e->snapshot.step;
 	e->exec.boundary.cursor = e->snapshot.cursor;
@@ -643,6 +722,11 @@ void st_engine_close(struct st_engine *e, bool removes_store)
 	pthread_cond_destroy(&e->changed);
 	free(e);
 	(void)st_error_raise(&last);
+}
+
+int st_engine_remove_store(const char *run_json)
+{
+	return st_store_remove(run_json);
 }
 
 bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)

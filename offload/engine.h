@@ -30,7 +30,10 @@ struct st_engine_cfg {
 	const uint32_t *store_weights; /* [n_store_paths] or NULL */
 	bool checksum;
 	uint64_t commit_every; /* steps; the programs commit only if the plan says so */
+	uint64_t keep_every;   /* steps from copy to copy of the store; 0 = none */
+	bool verifies_on_open; /* a store that is resumed is read and verified as a whole */
 	const char *resume;    /* text of an earlier run_json, or NULL for a new store */
+	uint64_t resume_step;  /* > 0: go back to the copy of that step */
 	/* Optimizer */
 	struct strata_optim_cfg optim;
 	double weight_decay;
@@ -88,6 +91,10 @@ ST_MUST_CHECK int st_engine_create(struct st_engine **out, const struct st_engin
 /** st_engine_close() - stop; a pending update that was not saved is lost. `removes_store` deletes
  * it. */
 void st_engine_close(struct st_engine *e, bool removes_store);
+
+/** st_engine_remove_store() - delete what run_json names, as far as it is still there.
+ *  @return 0; STRATA_E_BUSY; STRATA_E_INPUT (not ours); -errno */
+ST_MUST_CHECK int st_engine_remove_store(const char *run_json);
 
 /** st_engine_resumed() - the snapshot that the store held; false for a new one, and for one whose
  *  run ended before its first commit: it begins with first values. */
