@@ -16,7 +16,7 @@
 struct train_args {
 	const char *config, *output;
 	struct st_opt_list sets;
-	uint64_t steps;
+	uint64_t steps, resume_step;
 	bool resume;
 	int progress;
 };
@@ -93,9 +93,11 @@ static char *resume_command(const struct train *t, const char *more)
 	if (!f)
 		return NULL;
 	for (char **word = t->argv; *word; word++) {
-		if (!strcmp(*word, "--resume") || (more && !strncmp(*word, "--steps=", 8)))
+		if (!strcmp(*word, "--resume") || !strncmp(*word, "--resume-step=", 14) ||
+		    (more && !strncmp(*word, "--steps=", 8)))
 			continue;
-		if (more && !strcmp(*word, "--steps") && word[1]) {
+		if (((more && !strcmp(*word, "--steps")) || !strcmp(*word, "--resume-step")) &&
+		    word[1]) {
 			word++;
 			continue;
 		}
@@ -157,7 +159,8 @@ static int load_and_open(struct train *t)
 		.n_sets = t->args->sets.n,
 		.steps = t->args->steps,
 		.output = t->args->output,
-		.resume = t->args->resume,
+		.resume = t->args->resume || t->args->resume_step,
+		.resume_step = t->args->resume_step,
 		.log = st_progress_log,
 		.log_user = t->progress,
 		.stops = has_signal,
@@ -298,6 +301,8 @@ static const struct st_opt options[] = {
 	  .help = "directory of the result (strata.output)" },
 	{ "resume", ST_OPT_FLAG, OFF(resume),
 	  .help = "go on from the state that the output names" },
+	{ "resume-step", ST_OPT_UINT, .metavar = "N", .min = 1, OFF(resume_step),
+	  .help = "go back to the copy of that step and on from there (strata.nvme.keep_every)" },
 	{ "progress", ST_OPT_WORD, .metavar = "HOW", .words = st_progress_names, OFF(progress),
 	  .help = "auto: a bar where stderr is a terminal, else lines\n"
 		  "bar, line: on stderr, for people\n"

@@ -32,6 +32,7 @@ enum st_update { ST_UPDATE_AUTO, ST_UPDATE_IMMEDIATE, ST_UPDATE_DEFERRED };
 enum st_order { ST_ORDER_VERTICAL, ST_ORDER_HORIZONTAL };
 enum st_durability { ST_DURABILITY_STEP, ST_DURABILITY_NONE };
 enum st_keep { ST_KEEP_ALWAYS, ST_KEEP_NEVER };
+enum st_verify { ST_VERIFY_READ, ST_VERIFY_OPEN };
 enum st_spill { ST_SPILL_AUTO, ST_SPILL_NEVER };
 enum st_device_type { ST_DEVICE_AUTO, ST_DEVICE_HOST, ST_DEVICE_CUDA };
 
@@ -114,6 +115,8 @@ struct st_config {
 		enum st_durability durability;
 		uint64_t commit_every;     /* optimizer steps, >= 1 */
 		enum st_keep keep;         /* the store after the run's last step */
+		uint64_t keep_every;       /* optimizer steps from copy to copy; 0 = none */
+		enum st_verify verify;     /* when checksums are looked at */
 		struct st_numbers weights; /* share of each nvme path; n = 0: equal */
 		enum st_spill spill;       /* gradients that do not fit the host budget */
 	} nvme;

@@ -168,6 +168,22 @@ static int resolve_paths(struct st_config *cfg)
 	return 0;
 }
 
+/* Copies are of commits, and are found through run.json. */
+static int resolve_copies(struct st_config *cfg)
+{
+	if (!cfg->nvme.keep_every)
+		return 0;
+	if (cfg->nvme.durability == ST_DURABILITY_NONE)
+		return st_key_fail(cfg, "strata.nvme.keep_every",
+				   "copies are made of committed steps, and \"durability\" is "
+				   "\"none\"; set it to \"step\"");
+	if (cfg->nvme.keep == ST_KEEP_NEVER)
+		return st_key_fail(cfg, "strata.nvme.keep_every",
+				   "the copies are found through the run's state, which \"keep\": "
+				   "\"never\" removes at the end; set it to \"always\"");
+	return 0;
+}
+
 static int resolve_zero(struct st_config *cfg)
 {
 	int rc;
@@ -191,6 +207,8 @@ static int resolve_zero(struct st_config *cfg)
 	rc = note_idle_path(cfg, ZO "offload_param.nvme_path", cfg->offload_param);
 	if (!rc)
 		rc = note_idle_path(cfg, ZO "offload_optimizer.nvme_path", cfg->offload_optimizer);
+	if (!rc)
+		rc = resolve_copies(cfg);
 	return rc ? rc : resolve_paths(cfg);
 }
 

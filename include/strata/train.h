@@ -51,6 +51,9 @@ struct strata_options {
 	 * NULL. */
 	bool (*stops)(void *user);
 	void *stops_user;
+	/* > 0, with resume: go back to the copy of that step (strata.nvme.keep_every). What came
+	 * after it is replaced, also in log.jsonl. */
+	uint64_t resume_step;
 };
 #define STRATA_OPTIONS_DEFAULT                                                                     \
 	{                                                                                          \
