@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * aio/aio.c - the queue: cuts requests into kernel I/Os, resumes, retries, counts.
+ * aio/aio.c - the queue: cuts requests into kernel I/Os, resumes, retries, watches, counts.
  *
  * A request is in one of three places: its direction's feed list (some of its pieces are not handed
  * over yet; only the first of the list has any piece out), nowhere (all pieces out), the done list.
  * The direction with fewer kernel I/Os out is fed first, so that long writes do not hold up reads.
+ *
+ * Each piece knows when it was handed over, by the clock of the last submit or reap. check_ns is
+ * the earliest time at which one can be too old, so that watching costs a comparison and no list.
  */
 #include "aio/aio.h"
 
@@ -12,6 +15,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,18 +25,25 @@
 #include "core/log.h"
 
 #define REAP_BATCH  64u
-#define STALLS_MAX  64u    /* short transfers in a row without a whole aligned block */
+#define SHORTS_MAX  64u    /* short transfers in a row without a whole aligned block */
 #define RETRIES_MAX 10000u /* EINTR and EAGAIN in a row */
 #define BLOCK_MAX   ((size_t)1 << 30)
 #define DEPTH_MAX   4096u
 #define THREADS_MAX 64u
+#define STALL_NS    INT64_C(10000000000)
+#define STALL_LINES 4u /* of one look; the others are counted in the last one */
+#define CLOSE_NS    INT64_C(30000000000)
+
+enum piece_state { PIECE_IDLE, PIECE_OUT, PIECE_STALLED /* and counted */, PIECE_REPORTED };
 
 /* One kernel I/O. io stands first, so that a backend's pointer is the piece's. */
 struct piece {
 	struct st_aio_req io;
 	struct st_aio_req *parent;
 	struct piece *next;
-	unsigned stalls, retries;
+	unsigned shorts, retries;
+	int64_t start_ns;
+	enum piece_state state; /* not idle: with the backend */
 };
 
 /* What the queue keeps in a request's priv while it borrows it. */
@@ -60,17 +71,23 @@ struct st_aio_queue {
 	unsigned n_out[2];                          /* pieces taken, by direction */
 	unsigned n_requests;                        /* accepted and not yet returned by reap */
 	unsigned n_pieces;                          /* with the backend */
+	bool is_batch_out; /* awaits_batches: nothing new until it is back */
+	int64_t now_ns;    /* when the last submit began or reap returned */
+	int64_t check_ns;  /* no piece in flight is too old before */
 	struct st_aio_stats stats;
 	unsigned reads_out, writes_out;
 	int64_t read_since_ns, write_since_ns;
+	struct st_aio_queue *next_abandoned;
 };
 
 static const struct st_aio_ops *const backends[] = {
-	&st_aio_uring_ops,
-	&st_aio_threads_ops,
-	&st_aio_null_ops,
-	&st_aio_faulty_ops,
+	&st_aio_uring_ops, &st_aio_threads_ops, &st_aio_null_ops,
+	&st_aio_sync_ops,  &st_aio_faulty_ops,
 };
+
+/* Queues whose I/Os never came back. The kernel may still use what they point to. */
+static struct st_aio_queue *abandoned;
+static pthread_mutex_t abandoned_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct track *track_of(struct st_aio_req *r)
 {
@@ -134,19 +151,16 @@ static int open_backend(struct st_aio_queue *q)
 
 	q->ops = is_auto ? &st_aio_uring_ops : st_aio_find(name);
 	if (!q->ops)
-		return st_fail(
-			-EINVAL,
-			"aio: backend '%s' is not known: use auto, io_uring, threads, null or "
-			"faulty.",
-			name);
+		return st_fail(-EINVAL,
+			       "aio: backend '%s' is not known: use auto, io_uring, threads, null, "
+			       "sync or "
+			       "faulty.",
+			       name);
 	rc = q->ops->open(&q->backend, &q->cfg, q->wake_fd);
 	if (rc >= 0 || !is_auto)
 		return rc;
-	st_log_once(
-		ST_LOG_WARN,
-		"%s; using %u I/O threads instead, with the same results. To have io_uring, set "
-		"kernel.io_uring_disabled=0 and allow io_uring in the container's seccomp profile",
-		st_last_error(), q->cfg.threads);
+	st_log_once(ST_LOG_WARN, "%s. Using %u I/O thread%s instead, with the same results",
+		    st_last_error(), q->cfg.threads, q->cfg.threads > 1 ? "s" : "");
 	q->ops = &st_aio_threads_ops;
 	return q->ops->open(&q->backend, &q->cfg, q->wake_fd);
 }
@@ -165,6 +179,13 @@ int st_aio_open(struct st_aio_queue **out, const struct st_aio_cfg *cfg)
 	if (!q)
 		return st_fail(-ENOMEM, "aio: queue");
 	q->cfg = *cfg;
+	if (!q->cfg.stall_ns)
+		q->cfg.stall_ns = STALL_NS;
+	else if (q->cfg.stall_ns > INT64_MAX / 4)
+		q->cfg.stall_ns = -1;
+	if (!q->cfg.close_ns)
+		q->cfg.close_ns = CLOSE_NS;
+	q->check_ns = INT64_MAX;
 	q->owner = pthread_self();
 	q->pieces = calloc(cfg->depth, sizeof(*q->pieces));
 	q->wake_fd = eventfd(0, EFD_CLOEXEC);
@@ -195,11 +216,51 @@ const char *st_aio_name(const struct st_aio_queue *q)
 	return q->ops->name;
 }
 
+static int check_owner(const struct st_aio_queue *q)
+{
+	if (pthread_equal(q->owner, pthread_self()))
+		return 0;
+	return st_fail(-EINVAL, "aio: the queue belongs to the thread that opened it.");
+}
+
+static int check_idle(const struct st_aio_queue *q, const char *what)
+{
+	int rc = check_owner(q);
+
+	if (!rc && q->n_requests)
+		rc = st_fail(-EINVAL, "aio: %s on a queue that is not idle.", what);
+	return rc;
+}
+
 int st_aio_register(struct st_aio_queue *q, void *base, size_t len_bytes)
 {
+	int rc = check_idle(q, "register");
+
+	if (rc)
+		return rc;
 	if (!base || !len_bytes)
 		return st_fail(-EINVAL, "aio: register of an empty range.");
 	return q->ops->register_buf ? q->ops->register_buf(q->backend, base, len_bytes) : 0;
+}
+
+int st_aio_register_file(struct st_aio_queue *q, int fd)
+{
+	int rc = check_idle(q, "register");
+
+	if (rc)
+		return rc;
+	if (fd < 0)
+		return st_fail(-EINVAL, "aio: register of a file that is not open.");
+	return q->ops->register_file ? q->ops->register_file(q->backend, fd) : 0;
+}
+
+int st_aio_unregister_file(struct st_aio_queue *q, int fd)
+{
+	int rc = check_idle(q, "unregister");
+
+	if (!rc && q->ops->unregister_file)
+		q->ops->unregister_file(q->backend, fd);
+	return rc;
 }
 
 /* ---- completion ---------------------------------------------------------------------------- */
@@ -214,6 +275,7 @@ static void note_start(struct st_aio_queue *q, const struct st_aio_req *r)
 
 static void note_end(struct st_aio_queue *q, const struct st_aio_req *r)
 {
+	q->stats.cancelled += r->result == STRATA_E_CANCELLED;
 	if (r->op == ST_AIO_READ && --q->reads_out == 0)
 		q->stats.read_ns += r->done_ns - q->read_since_ns;
 	if (r->op == ST_AIO_WRITE && --q->writes_out == 0)
@@ -243,7 +305,7 @@ static void complete_if_over(struct st_aio_queue *q, struct st_aio_req *r)
 		return;
 	if (r->result >= 0)
 		r->result = r->op == ST_AIO_FLUSH ? 0 : (int64_t)r->len_bytes;
-	r->done_ns = st_now_ns();
+	r->done_ns = q->now_ns;
 	note_end(q, r);
 	list_push(&q->done, r);
 }
@@ -262,6 +324,11 @@ static void fail_request(struct st_aio_queue *q, struct st_aio_req *r, int rc)
 	}
 }
 
+static const char *op_name(const struct st_aio_req *io)
+{
+	return io->op == ST_AIO_READ ? "read" : io->op == ST_AIO_WRITE ? "write" : "flush";
+}
+
 static int describe(const struct st_aio_req *io, int rc)
 {
 	const char *path = io->path ? io->path : "file";
@@ -270,8 +337,7 @@ static int describe(const struct st_aio_req *io, int rc)
 	if (io->op == ST_AIO_FLUSH)
 		return st_fail(rc, "%s: flush (not retried: what was written may be lost)", path);
 	flags = rc == -EINVAL ? fcntl(io->fd, F_GETFL) : 0;
-	return st_fail(rc, "%s: %s of %zu bytes at offset %llu%s", path,
-		       io->op == ST_AIO_READ ? "read" : "write", io->len_bytes,
+	return st_fail(rc, "%s: %s of %zu bytes at offset %llu%s", path, op_name(io), io->len_bytes,
 		       (unsigned long long)io->off_bytes,
 		       flags > 0 && (flags & O_DIRECT)
 			       ? ": O_DIRECT needs address, length and offset aligned"
@@ -290,9 +356,9 @@ static int resume(struct st_aio_queue *q, struct piece *p, size_t moved)
 	size_t step = at > io->off_bytes ? (size_t)(at - io->off_bytes) : 0;
 
 	q->stats.resumed++;
-	p->stalls = step ? 0 : p->stalls + 1;
+	p->shorts = step ? 0 : p->shorts + 1;
 	p->retries = 0;
-	if (moved == 0 || p->stalls > STALLS_MAX)
+	if (moved == 0 || p->shorts > SHORTS_MAX)
 		return st_fail(
 			STRATA_E_IO,
 			io->op == ST_AIO_READ
@@ -307,6 +373,61 @@ static int resume(struct st_aio_queue *q, struct piece *p, size_t moved)
 	return 0;
 }
 
+static double age_s(const struct st_aio_queue *q, const struct piece *p)
+{
+	return (double)(q->now_ns - p->start_ns) * 1e-9;
+}
+
+static void report_stall(const struct st_aio_queue *q, const struct piece *p, unsigned n_more)
+{
+	const struct st_aio_req *io = &p->io;
+	char more[40] = "";
+
+	if (n_more)
+		snprintf(more, sizeof(more), ", and %u more I/Os", n_more);
+	st_log(ST_LOG_WARN,
+	       "%s: %s of %zu bytes at offset %llu has been in flight for %.1f s%s: the device "
+	       "stalls",
+	       io->path ? io->path : "file", op_name(io), io->len_bytes,
+	       (unsigned long long)io->off_bytes, age_s(q, p), more);
+}
+
+static void report_return(const struct st_aio_queue *q, const struct piece *p)
+{
+	const struct st_aio_req *io = &p->io;
+
+	st_log(ST_LOG_WARN, "%s: %s of %zu bytes at offset %llu came back after %.1f s",
+	       io->path ? io->path : "file", op_name(io), io->len_bytes,
+	       (unsigned long long)io->off_bytes, age_s(q, p));
+}
+
+/* Find what has become too old, and when the next look is due. */
+static void check_stalls(struct st_aio_queue *q)
+{
+	struct piece *told[STALL_LINES];
+	unsigned n = 0;
+
+	q->check_ns = INT64_MAX;
+	for (unsigned i = 0; i < q->cfg.depth; i++) {
+		struct piece *p = &q->pieces[i];
+
+		if (p->state != PIECE_OUT)
+			continue;
+		if (q->now_ns - p->start_ns < q->cfg.stall_ns) {
+			if (p->start_ns + q->cfg.stall_ns < q->check_ns)
+				q->check_ns = p->start_ns + q->cfg.stall_ns;
+			continue;
+		}
+		p->state = n < STALL_LINES ? PIECE_REPORTED : PIECE_STALLED;
+		if (n < STALL_LINES)
+			told[n] = p;
+		n++;
+	}
+	q->stats.stalls += n;
+	for (unsigned i = 0; i < n && i < STALL_LINES; i++)
+		report_stall(q, told[i], i == STALL_LINES - 1 ? n - STALL_LINES : 0);
+}
+
 static void piece_done(struct st_aio_queue *q, struct piece *p)
 {
 	struct st_aio_req *io = &p->io, *r = p->parent;
@@ -314,6 +435,9 @@ static void piece_done(struct st_aio_queue *q, struct piece *p)
 	int rc = 0;
 
 	q->n_pieces--;
+	if (p->state == PIECE_REPORTED)
+		report_return(q, p);
+	p->state = PIECE_IDLE;
 	if (res == -EINTR || res == -EAGAIN) {
 		if (++p->retries <= RETRIES_MAX)
 			goto again;
@@ -352,9 +476,14 @@ static int hand_over(struct st_aio_queue *q, struct piece *p)
 {
 	int rc = q->ops->submit(q->backend, &p->io);
 
-	if (rc == 0)
-		q->n_pieces++;
-	return rc;
+	if (rc)
+		return rc;
+	q->n_pieces++;
+	p->start_ns = q->now_ns;
+	p->state = PIECE_OUT;
+	if (q->cfg.stall_ns > 0 && q->now_ns < q->check_ns - q->cfg.stall_ns)
+		q->check_ns = q->now_ns + q->cfg.stall_ns;
+	return 0;
 }
 
 static size_t next_piece(struct st_aio_queue *q, struct piece *p, struct st_aio_req *r)
@@ -363,7 +492,7 @@ static size_t next_piece(struct st_aio_queue *q, struct piece *p, struct st_aio_
 	size_t left = r->len_bytes - t->fed_bytes;
 
 	p->parent = r;
-	p->stalls = p->retries = 0;
+	p->shorts = p->retries = 0;
 	p->io.op = r->op;
 	p->io.fd = r->fd;
 	p->io.path = r->path;
@@ -380,17 +509,16 @@ static struct st_aio_req *next_to_feed(const struct st_aio_queue *q)
 	return q->feed[d].head ? q->feed[d].head : q->feed[!d].head;
 }
 
-/* Hand over what can be: first what must go again, then new pieces in order of submission. */
-static void feed(struct st_aio_queue *q)
+/* What must go again is handed over. false: the backend is full */
+static bool feed_again(struct st_aio_queue *q)
 {
-	struct st_aio_req *r;
 	struct piece *p;
-	int rc;
 
 	while ((p = q->again)) {
-		rc = hand_over(q, p);
+		int rc = hand_over(q, p);
+
 		if (rc == -EAGAIN)
-			return;
+			return false;
 		q->again = p->next;
 		if (rc < 0) { /* goes the way of every failed piece */
 			q->n_pieces++;
@@ -398,6 +526,21 @@ static void feed(struct st_aio_queue *q)
 			piece_done(q, p);
 		}
 	}
+	return true;
+}
+
+/* Hand over what can be: first what must go again, then new pieces in order of submission. */
+static void feed(struct st_aio_queue *q)
+{
+	struct st_aio_req *r;
+	struct piece *p;
+	int rc;
+
+	if (!feed_again(q))
+		return;
+	if (q->is_batch_out && q->n_pieces)
+		return;
+	q->is_batch_out = false;
 	while ((r = next_to_feed(q)) && (p = q->free_pieces)) {
 		struct track *t = track_of(r);
 		size_t len_bytes = next_piece(q, p, r);
@@ -419,13 +562,6 @@ static void feed(struct st_aio_queue *q)
 			t->is_fed = true;
 		}
 	}
-}
-
-static int check_owner(const struct st_aio_queue *q)
-{
-	if (pthread_equal(q->owner, pthread_self()))
-		return 0;
-	return st_fail(-EINVAL, "aio: the queue belongs to the thread that opened it.");
 }
 
 static int check_req(const struct st_aio_req *r)
@@ -465,7 +601,7 @@ int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req)
 	req->result = 0;
 	req->error.rc = 0;
 	req->error.text[0] = '\0';
-	req->submit_ns = st_now_ns();
+	req->submit_ns = q->now_ns = st_now_ns();
 	req->done_ns = 0;
 	q->n_requests++;
 	note_start(q, req);
@@ -474,15 +610,67 @@ int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req)
 	return 0;
 }
 
+/* The one before r in its feed list (NULL: r is the head); false when it is not there. */
+static bool find_before(const struct req_list *l, const struct st_aio_req *r,
+			struct st_aio_req **before)
+{
+	*before = NULL;
+	for (struct st_aio_req *at = l->head; at; at = track_of(at)->next) {
+		if (at == r)
+			return true;
+		*before = at;
+	}
+	return false;
+}
+
+int st_aio_cancel(struct st_aio_queue *q, struct st_aio_req *req)
+{
+	struct req_list *l = &q->feed[direction(req)];
+	struct st_aio_req *before;
+	int rc = check_owner(q);
+
+	if (rc)
+		return rc;
+	if (!find_before(l, req, &before))
+		return -EALREADY;
+	if (before)
+		track_of(before)->next = track_of(req)->next;
+	else
+		l->head = track_of(req)->next;
+	if (l->tail == req)
+		l->tail = before;
+	track_of(req)->is_fed = true;
+	req->result = st_fail(STRATA_E_CANCELLED,
+			      "%s: %s of %zu bytes at offset %llu: cancelled "
+			      "after %zu bytes were handed over.",
+			      req->path ? req->path : "file", op_name(req), req->len_bytes,
+			      (unsigned long long)req->off_bytes, track_of(req)->fed_bytes);
+	st_error_take(&req->error, STRATA_E_CANCELLED);
+	q->now_ns = st_now_ns();
+	complete_if_over(q, req);
+	return 0;
+}
+
 /* ---- waiting -------------------------------------------------------------------------------- */
 
-static int step(struct st_aio_queue *q, int64_t timeout_ns)
+/* Wait for the backend until `until_ns` (INT64_MAX: for ever), or until a piece may be too old. */
+static int step(struct st_aio_queue *q, int64_t until_ns)
 {
 	struct st_aio_req *got[REAP_BATCH];
-	int n = q->ops->reap(q->backend, got, REAP_BATCH, timeout_ns);
+	int64_t timeout_ns;
+	int n;
 
+	if (q->cfg.awaits_batches && q->n_pieces)
+		q->is_batch_out = true;
+	if (q->n_pieces && q->check_ns < until_ns)
+		until_ns = q->check_ns;
+	timeout_ns = until_ns == INT64_MAX ? -1 : until_ns > q->now_ns ? until_ns - q->now_ns : 0;
+	n = q->ops->reap(q->backend, got, REAP_BATCH, timeout_ns);
+	q->now_ns = st_now_ns();
 	for (int i = 0; i < n; i++)
 		piece_done(q, (struct piece *)got[i]);
+	if (n >= 0 && q->n_pieces && q->now_ns >= q->check_ns)
+		check_stalls(q);
 	return n;
 }
 
@@ -500,7 +688,7 @@ static unsigned take_done(struct st_aio_queue *q, struct st_aio_req **done, unsi
 int st_aio_reap(struct st_aio_queue *q, struct st_aio_req **done, unsigned max_nr,
 		int64_t timeout_ns)
 {
-	int64_t end_ns = INT64_MAX, now;
+	int64_t end_ns = INT64_MAX;
 	bool woken = false, stepped = false;
 	unsigned n;
 	int rc = check_owner(q);
@@ -509,25 +697,25 @@ int st_aio_reap(struct st_aio_queue *q, struct st_aio_req **done, unsigned max_n
 		return rc;
 	if (!done || !max_nr)
 		return st_fail(-EINVAL, "aio: reap without room for a request.");
-	now = timeout_ns < 0 ? 0 : st_now_ns();
-	if (timeout_ns >= 0 && timeout_ns < INT64_MAX - now)
-		end_ns = now + timeout_ns;
+	q->now_ns = st_now_ns();
+	if (timeout_ns >= 0 && timeout_ns < INT64_MAX - q->now_ns)
+		end_ns = q->now_ns + timeout_ns;
 	for (;;) {
 		feed(q);
 		n = take_done(q, done, max_nr);
 		if (atomic_exchange(&q->is_woken, false))
 			woken = true;
-		if (end_ns != INT64_MAX && stepped)
-			now = st_now_ns();
 		/* A wake-up never hides completions: the backend is asked once before it counts. */
-		if (n || (stepped && (woken || now >= end_ns)))
+		if (n || (stepped && (woken || q->now_ns >= end_ns)))
 			break;
-		rc = step(q, woken ? 0 : end_ns == INT64_MAX ? -1 : end_ns - now);
+		rc = step(q, woken ? 0 : end_ns);
 		if (rc < 0)
 			return rc;
 		stepped = true;
 	}
 	/* What was fed above starts now, not at the next call. */
+	if (q->cfg.awaits_batches && q->n_pieces)
+		q->is_batch_out = true;
 	rc = q->ops->flush ? q->ops->flush(q->backend) : 0;
 	return n || rc >= 0 ? (int)n : rc;
 }
@@ -573,19 +761,58 @@ int st_aio_run(struct st_aio_queue *q, struct st_aio_req *reqs, unsigned n)
 	return refused;
 }
 
-void st_aio_close(struct st_aio_queue *q)
+static const struct piece *oldest_piece(const struct st_aio_queue *q)
 {
+	const struct piece *p = NULL;
+
+	for (unsigned i = 0; i < q->cfg.depth; i++)
+		if (q->pieces[i].state != PIECE_IDLE && (!p || q->pieces[i].start_ns < p->start_ns))
+			p = &q->pieces[i];
+	return p;
+}
+
+/* The kernel still writes to the buffers, and to the backend's rings: nothing can be freed. */
+static int abandon(struct st_aio_queue *q)
+{
+	const struct piece *p = oldest_piece(q);
+	int rc;
+
+	rc = st_fail(-EBUSY,
+		     "%s: %s of %zu bytes at offset %llu has not come back for %.1f s (%u such "
+		     "I/Os): the device hangs; their buffers are given up, not freed",
+		     p->io.path ? p->io.path : "file", op_name(&p->io), p->io.len_bytes,
+		     (unsigned long long)p->io.off_bytes, age_s(q, p), q->n_pieces);
+	st_log(ST_LOG_ERROR, "%s", st_last_error());
+	if (q->ops->abandon)
+		q->ops->abandon(q->backend);
+	pthread_mutex_lock(&abandoned_lock);
+	q->next_abandoned = abandoned; /* reachable, so that nobody takes it for a forgotten leak */
+	abandoned = q;
+	pthread_mutex_unlock(&abandoned_lock);
+	return rc;
+}
+
+int st_aio_close(struct st_aio_queue *q)
+{
+	int64_t end_ns = INT64_MAX;
+
 	if (!q)
-		return;
+		return 0;
 	ST_ASSERT(pthread_equal(q->owner, pthread_self()));
+	q->now_ns = st_now_ns();
+	if (q->cfg.close_ns > 0 && q->cfg.close_ns < INT64_MAX - q->now_ns)
+		end_ns = q->now_ns + q->cfg.close_ns;
 	/* Only what the kernel has is awaited: nothing more is fed. */
-	while (q->n_pieces)
-		if (step(q, -1) < 0)
+	while (q->n_pieces && q->now_ns < end_ns)
+		if (step(q, end_ns) < 0)
 			break;
+	if (q->n_pieces)
+		return abandon(q);
 	q->ops->close(q->backend);
 	close(q->wake_fd);
 	free(q->pieces);
 	free(q);
+	return 0;
 }
 
 void st_aio_get_stats(const struct st_aio_queue *q, struct st_aio_stats *out)

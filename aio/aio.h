@@ -8,27 +8,35 @@
  * Hardware: io_uring where the kernel allows it, else a pool of threads with the same semantics
  *
  * Contract (for every backend):
- *  1. submit() returning 0 means exactly one completion through reap(); any error means none.
- *  2. Request and buffer are borrowed from submit to reap.
+ *  1. submit() returning 0 means exactly one completion through reap(), also after a cancel; any
+ *     error means none.
+ *  2. Request and buffer are borrowed from submit to reap. What close() finds in flight it waits
+ *     for; what does not come back keeps its buffer borrowed for ever, and close() says so.
  *  3. -EAGAIN from submit is the only "try again": the queue is full, reap first.
  *  4. A completed request has moved all its bytes or failed: short transfers are resumed here, at
  *     the aligned offset. result is len_bytes, or a negative code with the text in error
  *     (path, offset, length, what the kernel said). End of file inside a read is STRATA_E_IO.
  *  5. EINTR and EAGAIN of the kernel are never seen by the caller. A failed flush is not retried.
+ *  6. A kernel I/O that is in flight for longer than stall_ns is reported by a warning, once, and
+ *     again when it comes back. It is still awaited: the kernel cannot be made to let go of it.
  *
  * depth bounds both the requests between submit and reap and the kernel I/Os in flight. A request
  * longer than block_bytes feeds its pieces in order as kernel I/Os come free, so a request of
  * gigabytes needs one place only. Requests of one direction start in the order of submission; reads
- * and writes share the kernel I/Os evenly. Nothing is allocated between open and close.
+ * and writes share the kernel I/Os evenly. Requests that are in flight together are independent: an
+ * order between them, such as a flush after a write, is made by waiting. Nothing is allocated
+ * between open and close.
  */
 #ifndef AIO_AIO_H
 #define AIO_AIO_H
 
 #include "core/status.h"
 
-#define ST_AIO_API_VERSION 1
+#define ST_AIO_API_VERSION 2
 
 struct st_aio_queue;
+struct st_aio_fault; /* aio/faulty.h, with what the faulty_ fields mean */
+struct st_aio_undo;
 
 enum st_aio_op { ST_AIO_READ, ST_AIO_WRITE, ST_AIO_FLUSH /* fdatasync of fd */ };
 
@@ -49,20 +57,35 @@ struct st_aio_req {
 #define ST_AIO_ALIGN ((size_t)4096)
 
 struct st_aio_cfg {
-	const char *backend; /* "auto", "io_uring", "threads", "null", "faulty" */
+	const char *backend; /* "auto", "io_uring", "threads", "null", "sync", "faulty" */
 	unsigned depth;      /* requests in flight, 1..4096 */
 	unsigned threads;    /* threads backend: pool size, 1..64 */
 	size_t block_bytes;  /* longest kernel I/O a request is cut into; multiple of 4096 */
 	bool single_submit;  /* io_uring: one system call per kernel I/O instead of batches */
-	/*
-	 * faulty backend: wraps `inner` ("io_uring", "threads", "null") and injects, by seed, into
-	 * kernel I/Os (one per block_bytes of a request, and one per resumption): EIO with or
-	 * without the transfer, short transfers (and now and then EINTR, EAGAIN), late completions.
-	 */
-	const char *faulty_inner;
+	/* faulty backend: aio/faulty.h */
+	const char *faulty_inner; /* "io_uring", "threads", "null", "sync" */
 	uint64_t faulty_seed;
 	double faulty_error_rate, faulty_short_rate, faulty_delay_rate;
 	int64_t faulty_fail_nth; /* > 0: kernel I/O N fails with EIO; < 0: -N and all after */
+
+	/*
+	 * A batch (what is handed over between two waits, at most depth kernel I/Os) is awaited
+	 * whole before the next one starts. false: submissions and completions overlap.
+	 */
+	bool awaits_batches;
+	/* io_uring, used where a probe shows that they work, else one warning and the normal way:
+	 */
+	bool sqpoll; /* a kernel thread submits; no system call for it, but a busy core */
+	bool iopoll; /* completions of registered O_DIRECT files are polled for, not interrupts */
+	int64_t stall_ns; /* report a kernel I/O of this age; 0: 10 s, < 0: never */
+	int64_t close_ns; /* how long close() waits for what is in flight; 0: 30 s, < 0: for ever */
+
+	double faulty_reorder_rate, faulty_tear_rate, faulty_flip_rate, faulty_misdirect_rate;
+	int64_t faulty_delay_ns;              /* longest delay of faulty_delay_rate; 0: 2 ms */
+	const struct st_aio_fault *faulty_at; /* [n_faulty_at] faults at chosen I/Os; borrowed */
+	unsigned n_faulty_at;
+	struct st_aio_undo *faulty_undo; /* of unflushed writes; borrowed, NULL: none is kept */
+	bool faulty_survives;            /* a kill does not kill: every I/O fails from then on */
 };
 #define ST_AIO_CFG_DEFAULT                                                                         \
 	{                                                                                          \
@@ -74,6 +97,8 @@ struct st_aio_stats {
 	uint64_t read_bytes, write_bytes;         /* moved by completed requests */
 	uint64_t reads, writes, flushes, resumed; /* resumed: kernel I/Os that came back short */
 	int64_t read_ns, write_ns;                /* time during which at least one was in flight */
+	uint64_t stalls;                          /* kernel I/Os that reached stall_ns */
+	uint64_t cancelled;                       /* requests */
 };
 
 /**
@@ -84,24 +109,53 @@ struct st_aio_stats {
  */
 ST_MUST_CHECK int st_aio_open(struct st_aio_queue **q, const struct st_aio_cfg *cfg);
 
-/** st_aio_close() - wait for what is in flight (completions are dropped), free. NULL is fine. */
-void st_aio_close(struct st_aio_queue *q);
+/**
+ * st_aio_close() - wait for what is in flight (completions are dropped), free. NULL is fine.
+ * Requests of which nothing was handed over are dropped.
+ * @return 0; -EBUSY: kernel I/Os did not come back within close_ns. The kernel, or a thread that it
+ *         holds, still uses the buffers of all requests that were not reaped: whoever owns them
+ * must leak them and keep the files open. The queue itself is leaked and gone for the caller.
+ */
+int st_aio_close(struct st_aio_queue *q);
 
 /** st_aio_name() - "io_uring", "threads", ...: the backend in use; static storage. */
 const char *st_aio_name(const struct st_aio_queue *q);
 
 /**
  * st_aio_register() - pin [base, base + len_bytes) for cheaper transfers (io_uring: registered
- * buffers, slices of at most 1 GiB). May be called for several ranges before the first submit.
- * @return 0 also where the backend or the memlock limit does not allow it (logged once)
+ * buffers, slices of at most 1 GiB, populated first). May be called for several ranges. A transfer
+ * that lies in no slice, or in two, works as well and costs more. The queue must be idle.
+ * @return 0 also where the backend or the memlock limit does not allow it (logged once, with the
+ *         remedy); -EINVAL
  */
 ST_MUST_CHECK int st_aio_register(struct st_aio_queue *q, void *base, size_t len_bytes);
+
+/**
+ * st_aio_register_file() - let the kernel look fd up once and not for each I/O (io_uring: a fixed
+ * file). From now to st_aio_unregister_file() or close() the caller keeps fd open and naming the
+ * same file: a number that is closed and reused would still reach the old file, which stays open,
+ * its locks held. The queue must be idle.
+ * @return 0 also where there is no place for it, or the backend does not know such a thing; -EINVAL
+ */
+ST_MUST_CHECK int st_aio_register_file(struct st_aio_queue *q, int fd);
+
+/** st_aio_unregister_file() - forget fd, which may now be closed. Idle queue. @return 0; -EINVAL */
+int st_aio_unregister_file(struct st_aio_queue *q, int fd);
 
 /**
  * st_aio_submit() - hand over one request; see the contract.
  * @return 0; -EAGAIN (depth requests are out: reap first); -EINVAL (bad request, or another thread)
  */
 ST_MUST_CHECK int st_aio_submit(struct st_aio_queue *q, struct st_aio_req *req);
+
+/**
+ * st_aio_cancel() - hand no more of a request over that was submitted and not reaped.
+ * @return 0: it will be reaped with STRATA_E_CANCELLED, once, when those of its pieces that are in
+ *         flight have come back (how much of it was moved is unknown);
+ *         -EALREADY: all of it was handed over, or it is complete; it ends as if not asked;
+ *         -EINVAL (another thread)
+ */
+ST_MUST_CHECK int st_aio_cancel(struct st_aio_queue *q, struct st_aio_req *req);
 
 /**
  * st_aio_reap() - the one wait of the engine thread: completed requests, a wake-up, or time-out.
@@ -140,6 +194,11 @@ struct st_aio_ops {
 	int (*open)(void **q, const struct st_aio_cfg *cfg, int wake_fd);
 	/* required. Nothing is in flight. */
 	void (*close)(void *q);
+	/*
+	 * optional, NULL = nothing starts by itself. Instead of close, when pieces do not come
+	 * back: start none of those that have not begun. Frees nothing; no call follows.
+	 */
+	void (*abandon)(void *q);
 	/* required. One kernel I/O of at most cfg.block_bytes. 0, -EAGAIN (full), <0 not taken. */
 	int (*submit)(void *q, struct st_aio_req *piece);
 	/*
@@ -150,8 +209,11 @@ struct st_aio_ops {
 	int (*reap)(void *q, struct st_aio_req **done, unsigned max_nr, int64_t timeout_ns);
 	/* optional, NULL = submit() already hands the piece over. */
 	int (*flush)(void *q);
-	/* optional, NULL = any address is as good. */
+	/* optional, NULL = any address is as good. Idle. */
 	int (*register_buf)(void *q, void *base, size_t len_bytes);
+	/* optional, both or none, NULL = any descriptor is as good. Idle. */
+	int (*register_file)(void *q, int fd);
+	void (*unregister_file)(void *q, int fd);
 };
 
 /** st_aio_find() - the backend of that name, NULL if there is none. */
@@ -160,7 +222,10 @@ const struct st_aio_ops *st_aio_find(const char *name);
 /** st_aio_wait_event() - wait for the eventfd alone and empty it; 0 or a negative code. */
 ST_MUST_CHECK int st_aio_wait_event(int wake_fd, int64_t timeout_ns);
 
+/** st_aio_transfer() - do a piece here and now. @return bytes moved, or -errno */
+ST_MUST_CHECK int64_t st_aio_transfer(const struct st_aio_req *piece);
+
 extern const struct st_aio_ops st_aio_uring_ops, st_aio_threads_ops, st_aio_null_ops,
-	st_aio_faulty_ops;
+	st_aio_sync_ops, st_aio_faulty_ops;
 
 #endif

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * aio/null.c - completes every piece at once and moves nothing: what the layers above cost.
+ * aio/null.c - two backends that complete every piece inside submit().
+ *
+ * "null" moves nothing: what the layers above cost. "sync" does the I/O on the calling thread: the
+ * simplest thing that is right, for simulations that need neither threads nor overlap.
  */
 #include "aio/aio.h"
 
@@ -28,14 +31,22 @@ static void null_close(void *be)
 	free(be);
 }
 
-static int null_submit(void *be, struct st_aio_req *p)
+static int complete(struct null_queue *q, struct st_aio_req *p, int64_t result)
 {
-	struct null_queue *q = be;
-
-	p->result = (int64_t)p->len_bytes;
+	p->result = result;
 	p->priv[0] = (uintptr_t)q->head;
 	q->head = p;
 	return 0;
+}
+
+static int null_submit(void *be, struct st_aio_req *p)
+{
+	return complete(be, p, (int64_t)p->len_bytes);
+}
+
+static int sync_submit(void *be, struct st_aio_req *p)
+{
+	return complete(be, p, st_aio_transfer(p));
 }
 
 static int null_reap(void *be, struct st_aio_req **done, unsigned max_nr, int64_t timeout_ns)
@@ -58,5 +69,14 @@ const struct st_aio_ops st_aio_null_ops = {
 	.open = null_open,
 	.close = null_close,
 	.submit = null_submit,
+	.reap = null_reap,
+};
+
+const struct st_aio_ops st_aio_sync_ops = {
+	.api_version = ST_AIO_API_VERSION,
+	.name = "sync",
+	.open = null_open,
+	.close = null_close,
+	.submit = sync_submit,
 	.reap = null_reap,
 };

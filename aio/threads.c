@@ -50,7 +50,7 @@ static struct st_aio_req *pop(struct list *l)
 	return p;
 }
 
-static int64_t move_bytes(const struct st_aio_req *p)
+int64_t st_aio_transfer(const struct st_aio_req *p)
 {
 	int64_t n = -EINVAL;
 
@@ -83,7 +83,7 @@ static void *work(void *arg)
 			break;
 		p = pop(&t->todo);
 		pthread_mutex_unlock(&t->lock);
-		p->result = move_bytes(p);
+		p->result = st_aio_transfer(p);
 		pthread_mutex_lock(&t->lock);
 		was_empty = !t->done.head;
 		push(&t->done, p);
@@ -93,6 +93,17 @@ static void *work(void *arg)
 	}
 	pthread_mutex_unlock(&t->lock);
 	return NULL;
+}
+
+static void threads_abandon(void *be)
+{
+	struct pool *t = be;
+
+	/* Their descriptors may name other files soon. Threads that come back find nothing to do.
+	 */
+	pthread_mutex_lock(&t->lock);
+	t->todo = (struct list){ NULL, NULL };
+	pthread_mutex_unlock(&t->lock);
 }
 
 static void threads_close(void *be)
@@ -192,6 +203,7 @@ const struct st_aio_ops st_aio_threads_ops = {
 	.name = "threads",
 	.open = threads_open,
 	.close = threads_close,
+	.abandon = threads_abandon,
 	.submit = threads_submit,
 	.reap = threads_reap,
 };

@@ -1,107 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tests/test_aio.c - requests over every backend: contents, cuts, faults, waits, fallbacks. */
-#include <check.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
+/* tests/test_aio.c - requests over every backend: contents, cuts, waits, cancels, stalls, the end.
+ */
+#include <linux/userfaultfd.h>
 #include <pthread.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <sys/time.h>
 
-#include "aio/aio.h"
-#include "core/clock.h"
-#include "core/log.h"
+#include "aio/faulty.h"
+#include "aio_util.h"
 
-#define KIB ((size_t)1 << 10)
-#define MIB ((size_t)1 << 20)
+#define N_PINGS 1000
 
-static const char *real_backends[] = { "io_uring", "threads" };
 static const size_t lengths[] = { 4 * KIB, 12 * KIB, MIB, MIB + 4 * KIB, 64 * MIB };
-
-static char path[64];
-static int fd = -1, buffered_fd = -1;
-static char *buf, *copy; /* 64 MiB each */
-
-static void open_file(void)
-{
-	snprintf(path, sizeof(path), "test_aio.%d.tmp", (int)getpid());
-	buffered_fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	ck_assert_int_ge(buffered_fd, 0);
-	fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (fd < 0) /* no O_DIRECT on this file system: the rest holds as well */
-		fd = open(path, O_RDWR | O_CLOEXEC);
-	ck_assert_int_ge(fd, 0);
-	unlink(path);
-	buf = aligned_alloc(ST_AIO_ALIGN, 64 * MIB);
-	copy = aligned_alloc(ST_AIO_ALIGN, 64 * MIB);
-	ck_assert(buf && copy);
-}
-
-static void close_file(void)
-{
-	free(buf);
-	free(copy);
-	close(fd);
-	close(buffered_fd);
-}
-
-static void fill(char *p, size_t len, uint64_t seed)
-{
-	uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
-
-	for (size_t i = 0; i + 8 <= len; i += 8) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		memcpy(p + i, &x, 8);
-	}
-}
-
-static struct st_aio_queue *open_queue(const struct st_aio_cfg *cfg)
-{
-	struct st_aio_queue *q = NULL;
-
-	ck_assert_msg(st_aio_open(&q, cfg) == 0, "%s", st_last_error());
-	return q;
-}
-
-static struct st_aio_req io(enum st_aio_op op, void *p, size_t len, uint64_t off)
-{
-	return (struct st_aio_req){
-		.op = op, .fd = fd, .path = path, .buf = p, .len_bytes = len, .off_bytes = off
-	};
-}
-
-static void run_ok(struct st_aio_queue *q, struct st_aio_req *r, unsigned n)
-{
-	ck_assert_msg(st_aio_run(q, r, n) == 0, "%s", st_last_error());
-}
-
-static void write_read(struct st_aio_queue *q, size_t len, uint64_t off, uint64_t seed)
-{
-	struct st_aio_req r = io(ST_AIO_WRITE, buf, len, off);
-
-	fill(buf, len, seed);
-	run_ok(q, &r, 1);
-	ck_assert_int_eq(r.result, (int64_t)len);
-	ck_assert(r.done_ns >= r.submit_ns && r.submit_ns > 0);
-	r = io(ST_AIO_FLUSH, NULL, 0, 0);
-	run_ok(q, &r, 1);
-	memset(copy, 0, len);
-	r = io(ST_AIO_READ, copy, len, off);
-	run_ok(q, &r, 1);
-	ck_assert_int_eq(r.result, (int64_t)len);
-	ck_assert_int_eq(memcmp(buf, copy, len), 0);
-}
 
 START_TEST(every_length_round_trips)
 {
@@ -379,6 +295,48 @@ START_TEST(waits_end_by_wake_and_by_time)
 }
 END_TEST
 
+struct ping {
+	struct st_aio_queue *q;
+	atomic_int n_woken, n_seen;
+};
+
+static void *wake_often(void *arg)
+{
+	struct ping *p = arg;
+
+	for (int i = 1; i <= N_PINGS; i++) {
+		atomic_store(&p->n_woken, i);
+		st_aio_wake(p->q);
+		while (atomic_load(&p->n_seen) < i)
+			sched_yield();
+	}
+	return NULL;
+}
+
+/* One wake-up at a time, at any point of the owner's wait: none may get lost. */
+START_TEST(no_wake_is_lost)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct ping p = { 0 };
+	struct st_aio_req *done;
+	pthread_t t;
+
+	cfg.backend = real_backends[_i % 2];
+	cfg.sqpoll = _i == 2;
+	p.q = open_queue(&cfg);
+	ck_assert_int_eq(pthread_create(&t, NULL, wake_often, &p), 0);
+	while (atomic_load(&p.n_seen) < N_PINGS) {
+		int64_t start = st_now_ns();
+
+		ck_assert_int_eq(st_aio_reap(p.q, &done, 1, 5000000000), 0);
+		ck_assert_int_lt(st_now_ns() - start, 4000000000);
+		atomic_store(&p.n_seen, atomic_load(&p.n_woken));
+	}
+	pthread_join(t, NULL);
+	st_aio_close(p.q);
+}
+END_TEST
+
 START_TEST(close_waits_for_what_is_in_flight)
 {
 	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
@@ -420,91 +378,6 @@ START_TEST(null_moves_nothing)
 }
 END_TEST
 
-/* Deny the three io_uring system calls from first_nr on; everything else goes on. */
-static int deny_uring(unsigned first_nr, int err)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, first_nr, 0, 2),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, __NR_io_uring_register, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)err),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { .len = ST_ARRAY_LEN(code), .filter = code };
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		return -errno;
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) ? -errno : 0;
-}
-
-static int lines;
-static char last_line[1024];
-
-static void count_line(void *user, enum st_log_level level, const char *line)
-{
-	(void)user;
-	(void)level;
-	lines++;
-	snprintf(last_line, sizeof(last_line), "%s", line);
-}
-
-#define NEED(cond, code)                                                                           \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			fprintf(stderr, "child: %s: %s\n", #cond, last_line);                      \
-			_exit(code);                                                               \
-		}                                                                                  \
-	} while (0)
-
-static void denied_child(unsigned first_nr, int err)
-{
-	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
-	struct st_aio_queue *q = NULL;
-	struct st_aio_req r;
-
-	lines = 0;
-	st_log_set(count_line, NULL, ST_LOG_DEBUG);
-	NEED(deny_uring(first_nr, err) == 0, 77);
-	for (int i = 0; i < 2; i++) {
-		NEED(st_aio_open(&q, &cfg) == 0, 2);
-		NEED(!strcmp(st_aio_name(q), "threads"), 3);
-		fill(buf, MIB, 4);
-		r = io(ST_AIO_WRITE, buf, MIB, 0);
-		NEED(st_aio_run(q, &r, 1) == 0, 4);
-		r = io(ST_AIO_READ, copy, MIB, 0);
-		NEED(st_aio_run(q, &r, 1) == 0 && !memcmp(buf, copy, MIB), 5);
-		st_aio_close(q);
-		NEED(lines == 1 && strstr(last_line, "I/O threads"), 6);
-	}
-	cfg.backend = "io_uring";
-	NEED(st_aio_open(&q, &cfg) == STRATA_E_UNSUPPORTED, 7);
-	NEED(strstr(st_last_error(), strata_strerror(-err)), 8);
-	_exit(0);
-}
-
-START_TEST(denied_io_uring_falls_back)
-{
-	static const struct {
-		unsigned first_nr;
-		int err;
-	} cases[] = { { __NR_io_uring_setup, EPERM },
-		      { __NR_io_uring_setup, ENOSYS },
-		      { __NR_io_uring_enter, EPERM } }; /* set up, but no I/O */
-	int status;
-	pid_t pid = fork();
-
-	ck_assert_int_ge(pid, 0);
-	if (pid == 0)
-		denied_child(cases[_i].first_nr, cases[_i].err);
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert(WIFEXITED(status));
-	if (WEXITSTATUS(status) == 77)
-		fprintf(stderr, "skipped: no seccomp filter can be set here\n");
-	else
-		ck_assert_int_eq(WEXITSTATUS(status), 0);
-}
-END_TEST
-
 /* A read behind many long writes gets its share of the kernel I/Os. */
 START_TEST(long_writes_do_not_hold_up_reads)
 {
@@ -535,63 +408,401 @@ START_TEST(long_writes_do_not_hold_up_reads)
 }
 END_TEST
 
-/* Root passes every limit of locked memory, so another user tries. */
-static void small_memlock_child(void)
+static struct st_aio_fault at_op(enum st_aio_fault_kind kind, enum st_aio_op op, int64_t nth)
 {
-	const struct rlimit none = { 65536, 65536 };
-	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
-	struct st_aio_queue *q = NULL;
-	struct st_aio_req r;
-
-	lines = 0;
-	st_log_set(count_line, NULL, ST_LOG_DEBUG);
-	NEED(getuid() != 0 || setuid(65534) == 0, 77);
-	NEED(setrlimit(RLIMIT_MEMLOCK, &none) == 0, 77);
-	cfg.backend = "io_uring";
-	NEED(st_aio_open(&q, &cfg) == 0, 77);
-	NEED(st_aio_register(q, buf, 64 * MIB) == 0, 2);
-	NEED(st_aio_register(q, copy, 64 * MIB) == 0, 3);
-	NEED(lines == 1 && strstr(last_line, "ulimit -l"), 4);
-	fill(buf, 4 * MIB, 8);
-	r = io(ST_AIO_WRITE, buf, 4 * MIB, 0);
-	NEED(st_aio_run(q, &r, 1) == 0, 5);
-	r = io(ST_AIO_READ, copy, 4 * MIB, 0);
-	NEED(st_aio_run(q, &r, 1) == 0 && !memcmp(buf, copy, 4 * MIB), 6);
-	st_aio_close(q);
-	_exit(0);
+	return (struct st_aio_fault){ .kind = kind, .ops = 1u << op, .nth = nth };
 }
 
-START_TEST(a_small_memlock_limit_is_no_failure)
+/* Faults at chosen I/Os of the real backend i. */
+static struct st_aio_cfg faulty_cfg(int i, const struct st_aio_fault *at, unsigned n)
 {
-	int status;
-	pid_t pid = fork();
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
 
-	ck_assert_int_ge(pid, 0);
-	if (pid == 0)
-		small_memlock_child();
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert(WIFEXITED(status));
-	if (WEXITSTATUS(status) == 77)
-		fprintf(stderr, "skipped: no other user, or no io_uring for one\n");
-	else
-		ck_assert_int_eq(WEXITSTATUS(status), 0);
+	cfg.backend = "faulty";
+	cfg.faulty_inner = real_backends[i % 2];
+	cfg.block_bytes = 4 * KIB;
+	cfg.faulty_at = at;
+	cfg.n_faulty_at = n;
+	return cfg;
+}
+
+static struct st_aio_req *reap_one(struct st_aio_queue *q)
+{
+	struct st_aio_req *done = NULL;
+
+	ck_assert_msg(st_aio_reap(q, &done, 1, -1) == 1, "%s", st_last_error());
+	return done;
+}
+
+/*
+ * Depth 4, and two requests of four and one pieces; the first piece is told late. Where batches
+ * overlap the second request passes it by; where they do not, it starts when the first is over.
+ */
+START_TEST(batches_overlap_or_do_not)
+{
+	struct st_aio_fault late = at_op(ST_AIO_FAULT_DELAY, ST_AIO_READ, 1);
+	struct st_aio_cfg cfg = faulty_cfg(_i, &late, 1);
+	struct st_aio_req r[2];
+	struct st_aio_queue *q;
+	int64_t start;
+
+	late.delay_ns = 60000000;
+	cfg.depth = 4;
+	cfg.awaits_batches = _i >= 2;
+	ck_assert_int_eq(ftruncate(buffered_fd, (off_t)MIB), 0);
+	q = open_queue(&cfg);
+	r[0] = io(ST_AIO_READ, buf, 16 * KIB, 0);
+	r[1] = io(ST_AIO_READ, copy, 4 * KIB, 0);
+	start = st_now_ns();
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(st_aio_submit(q, &r[i]), 0);
+	ck_assert_ptr_eq(reap_one(q), _i >= 2 ? &r[0] : &r[1]);
+	if (_i >= 2)
+		ck_assert_int_ge(st_now_ns() - start, late.delay_ns);
+	ck_assert_ptr_eq(reap_one(q), _i >= 2 ? &r[1] : &r[0]);
+	ck_assert_int_eq(r[0].result, 16 * (int64_t)KIB);
+	ck_assert_int_eq(r[1].result, 4 * (int64_t)KIB);
+	/* It goes on over many batches. */
+	write_read(q, MIB, 0, 21);
+	st_aio_close(q);
 }
 END_TEST
 
-/* Where io_uring does not work at all, only the thread pool's cases are run. */
-static bool has_uring(void)
+START_TEST(what_was_not_handed_over_is_cancelled)
 {
 	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_req r[4], *done;
+	struct st_aio_stats s;
+	struct st_aio_queue *q;
+	unsigned n = 0, touched = 0;
+
+	cfg.backend = real_backends[_i];
+	cfg.depth = 4;
+	cfg.block_bytes = 4 * KIB;
+	q = open_queue(&cfg);
+	write_read(q, MIB, 0, 31);
+	memset(copy, 0, MIB);
+	r[0] = io(ST_AIO_READ, copy, 4 * KIB, 0);                     /* handed over at once */
+	r[1] = io(ST_AIO_READ, copy + 64 * KIB, 512 * KIB, 64 * KIB); /* its first three pieces */
+	r[2] = io(ST_AIO_READ, copy + 600 * KIB, 8 * KIB, 600 * KIB);
+	r[3] = io(ST_AIO_READ, copy + 700 * KIB, 8 * KIB, 700 * KIB);
+	for (int i = 0; i < 4; i++)
+		ck_assert_int_eq(st_aio_submit(q, &r[i]), 0);
+	ck_assert_int_eq(st_aio_cancel(q, &r[0]), -EALREADY);
+	ck_assert_int_eq(st_aio_cancel(q, &r[2]), 0);
+	ck_assert_int_eq(st_aio_cancel(q, &r[1]), 0);
+	ck_assert_int_eq(st_aio_cancel(q, &r[1]), -EALREADY);
+	while (n < 4) {
+		done = reap_one(q);
+		ck_assert_int_eq(st_aio_cancel(q, done), -EALREADY);
+		n++;
+	}
+	ck_assert_int_eq(st_aio_reap(q, &done, 1, 0), 0);
+	ck_assert_int_eq(r[0].result, 4 * (int64_t)KIB);
+	ck_assert_int_eq(r[3].result, 8 * (int64_t)KIB);
+	for (int i = 1; i <= 2; i++) {
+		ck_assert_int_eq(r[i].result, STRATA_E_CANCELLED);
+		ck_assert_int_eq(r[i].error.rc, STRATA_E_CANCELLED);
+		ck_assert_ptr_nonnull(strstr(r[i].error.text, path));
+	}
+	ck_assert_int_eq(memcmp(copy + 700 * KIB, buf + 700 * KIB, 8 * KIB), 0);
+	for (size_t i = 76 * KIB; i < 700 * KIB; i++) /* behind the three pieces nothing was read */
+		touched += copy[i] != 0;
+	ck_assert_uint_eq(touched, 0);
+	st_aio_get_stats(q, &s);
+	ck_assert_uint_eq(s.cancelled, 2);
+	write_read(q, MIB, 0, 32);
+	st_aio_close(q);
+}
+END_TEST
+
+static char log_text[8192];
+
+static void keep_lines(void *user, enum st_log_level level, const char *line)
+{
+	size_t at = strlen(log_text);
+
+	(void)user;
+	(void)level;
+	lines++;
+	snprintf(log_text + at, sizeof(log_text) - at, "%s\n", line);
+}
+
+static void start_log(void)
+{
+	lines = 0;
+	log_text[0] = '\0';
+	st_log_set(keep_lines, NULL, ST_LOG_INFO);
+}
+
+static int64_t cpu_ns(void)
+{
+	struct rusage u;
+
+	ck_assert_int_eq(getrusage(RUSAGE_SELF, &u), 0);
+	return ((int64_t)u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000000 +
+	       ((int64_t)u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000;
+}
+
+/* The owner sleeps for ever, as it believes; it wakes to report, and does not spin. */
+START_TEST(a_stall_is_reported_once_and_its_end)
+{
+	struct st_aio_fault late = at_op(ST_AIO_FAULT_DELAY, ST_AIO_WRITE, 2);
+	struct st_aio_cfg cfg = faulty_cfg(_i, &late, 1);
+	struct st_aio_req r = io(ST_AIO_WRITE, buf, 4 * KIB, 8 * KIB);
+	struct st_aio_stats s;
+	struct st_aio_queue *q;
+	int64_t cpu;
+	char want[200];
+
+	late.delay_ns = 300000000;
+	cfg.stall_ns = 50000000;
+	q = open_queue(&cfg);
+	start_log();
+	run_ok(q, &r, 1);
+	ck_assert_int_eq(lines, 0);
+	cpu = cpu_ns();
+	ck_assert_int_eq(st_aio_submit(q, &r), 0);
+	ck_assert_ptr_eq(reap_one(q), &r);
+	ck_assert_int_lt(cpu_ns() - cpu, 50000000);
+	st_log_set(NULL, NULL, ST_LOG_INFO);
+	ck_assert_int_eq(r.result, 4 * (int64_t)KIB);
+	snprintf(want, sizeof(want), "%s: write of 4096 bytes at offset 8192 has been in flight",
+		 path);
+	ck_assert_msg(strstr(log_text, want) == log_text, "%s", log_text);
+	ck_assert_ptr_nonnull(strstr(log_text, "the device stalls\n"));
+	ck_assert_ptr_nonnull(strstr(log_text, "offset 8192 came back after 0.3 s\n"));
+	ck_assert_int_eq(lines, 2);
+	st_aio_get_stats(q, &s);
+	ck_assert_uint_eq(s.stalls, 1);
+	st_aio_close(q);
+}
+END_TEST
+
+START_TEST(many_stalls_are_few_lines)
+{
+	struct st_aio_fault late = at_op(ST_AIO_FAULT_DELAY, ST_AIO_READ, -1);
+	struct st_aio_cfg cfg = faulty_cfg(_i, &late, 1);
+	struct st_aio_req r = io(ST_AIO_READ, buf, 40 * KIB, 0);
+	struct st_aio_stats s;
 	struct st_aio_queue *q;
 
-	cfg.backend = "io_uring";
-	if (st_aio_open(&q, &cfg) == 0) {
-		st_aio_close(q);
-		return true;
-	}
-	fprintf(stderr, "skipped: cases of io_uring: %s\n", st_last_error());
-	return false;
+	late.delay_ns = 150000000;
+	cfg.stall_ns = 30000000;
+	ck_assert_int_eq(ftruncate(buffered_fd, (off_t)MIB), 0);
+	q = open_queue(&cfg);
+	start_log();
+	run_ok(q, &r, 1);
+	st_log_set(NULL, NULL, ST_LOG_INFO);
+	st_aio_get_stats(q, &s);
+	ck_assert_uint_eq(s.stalls, 10);
+	ck_assert_int_eq(lines, 8); /* four begin, four end */
+	ck_assert_ptr_nonnull(strstr(log_text, "and 6 more I/Os: the device stalls"));
+	st_aio_close(q);
 }
+END_TEST
+
+/* An I/O that never comes back: close says so, in time, and leaves its hands off the memory. */
+START_TEST(close_gives_up_on_what_hangs)
+{
+	struct st_aio_fault hang = at_op(ST_AIO_FAULT_HANG, ST_AIO_READ, 2);
+	struct st_aio_cfg cfg = faulty_cfg(_i, &hang, 1);
+	struct st_aio_req r = io(ST_AIO_READ, buf, 12 * KIB, 0), *done;
+	struct st_aio_queue *q;
+	int64_t start;
+
+	cfg.close_ns = 50000000;
+	ck_assert_int_eq(ftruncate(buffered_fd, (off_t)MIB), 0);
+	q = open_queue(&cfg);
+	ck_assert_int_eq(st_aio_submit(q, &r), 0);
+	ck_assert_int_eq(st_aio_reap(q, &done, 1, 20000000), 0);
+	start_log();
+	start = st_now_ns();
+	ck_assert_int_eq(st_aio_close(q), -EBUSY);
+	st_log_set(NULL, NULL, ST_LOG_INFO);
+	ck_assert_int_ge(st_now_ns() - start, 50000000);
+	ck_assert_int_lt(st_now_ns() - start, 2000000000);
+	ck_assert_int_eq(lines, 1);
+	ck_assert_ptr_nonnull(strstr(log_text, "read of 4096 bytes at offset 4096 has not come"));
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "given up, not freed"));
+}
+END_TEST
+
+/* The same with a kernel that really holds on: io_uring reads a pipe into which nobody writes. */
+START_TEST(close_gives_up_on_a_pipe)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_req r = io(ST_AIO_READ, NULL, 4 * KIB, 0);
+	static char *leaked; /* borrowed for ever */
+	struct st_aio_queue *q;
+	int ends[2];
+
+	if (strcmp(real_backends[0], "io_uring") != 0)
+		return;
+	leaked = aligned_alloc(ST_AIO_ALIGN, 4 * KIB);
+	ck_assert_ptr_nonnull(leaked);
+	ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+	cfg.backend = "io_uring";
+	cfg.close_ns = 20000000;
+	q = open_queue(&cfg);
+	r.fd = ends[0];
+	r.buf = leaked;
+	ck_assert_int_eq(st_aio_submit(q, &r), 0);
+	ck_assert_int_eq(st_aio_close(q), -EBUSY);
+	ck_assert_int_eq(write(ends[1], "late", 4), 4); /* and nobody is hurt */
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
+/* A page that is missing until somebody fills it holds a thread inside its read. */
+static int make_hole(char **out)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	char *p;
+
+	if (uffd < 0)
+		return -1;
+	p = mmap(NULL, 4 * KIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	reg.range.start = (uintptr_t)p;
+	reg.range.len = 4 * KIB;
+	if (p == MAP_FAILED || ioctl(uffd, UFFDIO_API, &api) ||
+	    ioctl(uffd, UFFDIO_REGISTER, &reg)) {
+		close(uffd);
+		return -1;
+	}
+	*out = p;
+	return uffd;
+}
+
+START_TEST(close_gives_up_on_a_thread)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_req r[2];
+	struct uffdio_zeropage fill_in = { 0 };
+	struct st_aio_queue *q;
+	char *hole = NULL;
+	int uffd = make_hole(&hole);
+
+	if (uffd < 0) {
+		fprintf(stderr, "skipped: no userfaultfd\n");
+		return;
+	}
+	fill(buf, 8 * KIB, 77);
+	ck_assert_int_eq(pwrite(buffered_fd, buf, 8 * KIB, 0), 8 * KIB);
+	cfg.backend = "threads";
+	cfg.threads = 1;
+	cfg.close_ns = 20000000;
+	q = open_queue(&cfg);
+	r[0] = io(ST_AIO_READ, hole, 4 * KIB, 0);
+	r[1] = io(ST_AIO_WRITE, copy, 4 * KIB, 4 * KIB); /* behind it; must never happen */
+	memset(copy, 0, 4 * KIB);
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(st_aio_submit(q, &r[i]), 0);
+	ck_assert_int_eq(st_aio_close(q), -EBUSY);
+	fill_in.range.start = (uintptr_t)hole;
+	fill_in.range.len = 4 * KIB;
+	ck_assert_int_eq(ioctl(uffd, UFFDIO_ZEROPAGE, &fill_in), 0);
+	for (int i = 0; i < 1000 && memcmp(hole, buf, 4 * KIB) != 0; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	ck_assert_int_eq(memcmp(hole, buf, 4 * KIB), 0); /* the thread did go on */
+	nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+	ck_assert_int_eq(pread(buffered_fd, copy, 4 * KIB, 4 * KIB), 4 * KIB);
+	ck_assert_int_eq(memcmp(copy, buf + 4 * KIB, 4 * KIB), 0);
+	close(uffd);
+}
+END_TEST
+
+static volatile sig_atomic_t n_signals;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	n_signals++;
+}
+
+START_TEST(signals_interrupt_nothing)
+{
+	const struct sigaction act = { .sa_handler = on_signal }; /* without SA_RESTART */
+	const struct itimerval often = { { 0, 300 }, { 0, 300 } }, never = { { 0, 0 }, { 0, 0 } };
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_queue *q;
+	struct sigaction old;
+	int64_t start;
+
+	cfg.backend = real_backends[_i];
+	cfg.block_bytes = 64 * KIB;
+	n_signals = 0;
+	ck_assert_int_eq(sigaction(SIGALRM, &act, &old), 0);
+	q = open_queue(&cfg);
+	setitimer(ITIMER_REAL, &often, NULL);
+	start = st_now_ns();
+	for (uint64_t k = 0; st_now_ns() - start < 200000000; k++)
+		write_read(q, 2 * MIB, 0, k);
+	ck_assert_int_eq(st_aio_close(q), 0);
+	setitimer(ITIMER_REAL, &never, NULL);
+	ck_assert_int_eq(sigaction(SIGALRM, &old, NULL), 0);
+	ck_assert_int_gt(n_signals, 10);
+}
+END_TEST
+
+START_TEST(registered_files_need_no_luck)
+{
+	const char *const all[] = { real_backends[0], "threads", "null", "faulty" };
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_queue *q;
+	char other_path[80];
+	int other, number;
+	struct st_aio_req r[2];
+
+	cfg.backend = all[_i];
+	cfg.faulty_inner = real_backends[0];
+	q = open_queue(&cfg);
+	snprintf(other_path, sizeof(other_path), "%s.other", path);
+	other = open(other_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	ck_assert_int_ge(other, 0);
+	unlink(other_path);
+	ck_assert_int_eq(st_aio_register_file(q, -1), -EINVAL);
+	ck_assert_int_eq(st_aio_register_file(q, fd), 0);
+	ck_assert_int_eq(st_aio_register_file(q, other), 0);
+	ck_assert_int_eq(st_aio_register_file(q, other), 0); /* again: nothing new */
+	if (_i == 2) { /* nothing is moved, but all of it is accepted */
+		ck_assert_int_eq(st_aio_unregister_file(q, other), 0);
+		close(other);
+		st_aio_close(q);
+		return;
+	}
+	write_read(q, MIB, 0, 41);
+	for (uint64_t k = 0; k < 2; k++) { /* both files at once, and flushes of both */
+		fill(copy, 8 * KIB, 50 + k);
+		r[0] = io(ST_AIO_WRITE, copy, 4 * KIB, 0);
+		r[1] = io(ST_AIO_WRITE, copy + 4 * KIB, 4 * KIB, 0);
+		r[1].fd = other;
+		run_ok(q, r, 2);
+		r[0] = io(ST_AIO_FLUSH, NULL, 0, 0);
+		r[1] = io(ST_AIO_FLUSH, NULL, 0, 0);
+		r[1].fd = other;
+		run_ok(q, r, 2);
+		ck_assert_int_eq(pread(buffered_fd, buf, 4 * KIB, 0), 4 * KIB);
+		ck_assert_int_eq(pread(other, buf + 4 * KIB, 4 * KIB, 0), 4 * KIB);
+		ck_assert_int_eq(memcmp(buf, copy, 8 * KIB), 0);
+	}
+	/* Forgotten, closed, and its number given to another file: that one is reached. */
+	ck_assert_int_eq(st_aio_unregister_file(q, other), 0);
+	ck_assert_int_eq(st_aio_unregister_file(q, other), 0);
+	number = other;
+	close(other);
+	ck_assert_int_eq(dup3(buffered_fd, number, O_CLOEXEC), number);
+	r[0] = io(ST_AIO_READ, buf, 4 * KIB, 0);
+	r[0].fd = number;
+	run_ok(q, r, 1);
+	ck_assert_int_eq(memcmp(buf, copy, 4 * KIB), 0);
+	close(number);
+	st_aio_close(q);
+}
+END_TEST
 
 int main(void)
 {
@@ -611,11 +822,19 @@ int main(void)
 	tcase_add_loop_test(t, errors_name_path_offset_and_length, 0, 2);
 	tcase_add_test(t, bad_arguments_are_refused);
 	tcase_add_loop_test(t, waits_end_by_wake_and_by_time, 0, 4);
+	tcase_add_loop_test(t, no_wake_is_lost, 0, 3);
 	tcase_add_loop_test(t, close_waits_for_what_is_in_flight, 0, 4);
 	tcase_add_test(t, null_moves_nothing);
 	tcase_add_loop_test(t, long_writes_do_not_hold_up_reads, 0, 2);
-	tcase_add_test(t, a_small_memlock_limit_is_no_failure);
-	tcase_add_loop_test(t, denied_io_uring_falls_back, 0, 3);
+	tcase_add_loop_test(t, batches_overlap_or_do_not, 0, 4);
+	tcase_add_loop_test(t, what_was_not_handed_over_is_cancelled, 0, 2);
+	tcase_add_loop_test(t, a_stall_is_reported_once_and_its_end, 0, 2);
+	tcase_add_loop_test(t, many_stalls_are_few_lines, 0, 2);
+	tcase_add_loop_test(t, close_gives_up_on_what_hangs, 0, 2);
+	tcase_add_test(t, close_gives_up_on_a_pipe);
+	tcase_add_test(t, close_gives_up_on_a_thread);
+	tcase_add_loop_test(t, signals_interrupt_nothing, 0, 2);
+	tcase_add_loop_test(t, registered_files_need_no_luck, 0, 4);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
