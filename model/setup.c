@@ -133,11 +133,9 @@ static enum st_home home_of(enum st_offload o)
 				     : ST_HOME_DEVICE;
 }
 
-static int make_plan(struct st_setup *s)
+struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
-	bool uses_nvme =
-		c->offload_param == ST_OFFLOAD_NVME || c->offload_optimizer == ST_OFFLOAD_NVME;
 	struct st_plan_cfg plan = {
 		.model = s->model,
 		.dtype = c->dtype,
@@ -150,17 +148,30 @@ static int make_plan(struct st_setup *s)
 		.order = c->micro_batch_order,
 		.recompute = c->recompute,
 		.acts_on_host = c->cpu_checkpointing,
-		.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP,
 		.device_bytes = c->device_bytes,
 		.host_bytes = c->host_bytes,
 	};
-	int rc;
 
+	plan.commits = (plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME) &&
+		       c->nvme.durability == ST_DURABILITY_STEP;
 	if (plan.update == ST_UPDATE_AUTO) /* clipping needs the whole norm first */
 		plan.update = c->gradient_clipping > 0 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
+	return plan;
+}
+
+static int make_plan(struct st_setup *s, bool within_budgets)
+{
+	struct st_plan_cfg plan = st_setup_plan_cfg(s);
+	bool may_spill = (plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME) &&
+			 plan.update == ST_UPDATE_DEFERRED && s->cfg->nvme.spill == ST_SPILL_AUTO;
+	int rc;
+
+	if (!within_budgets) {
+		plan.device_bytes = plan.host_bytes = 0;
+		plan.spills_grads = may_spill;
+	}
 	rc = st_plan_create(&s->plan, &plan);
-	if (rc == STRATA_E_NO_FIT && uses_nvme && plan.update == ST_UPDATE_DEFERRED &&
-	    c->nvme.spill == ST_SPILL_AUTO) {
+	if (rc == STRATA_E_NO_FIT && may_spill && !plan.spills_grads) {
 		plan.spills_grads = true;
 		rc = st_plan_create(&s->plan, &plan);
 	}
@@ -212,9 +223,6 @@ static void fill_info(struct st_setup *s)
 		.steps_per_print = c->steps_per_print,
 		.eval_every = c->eval_every,
 		.flops_per_token = s->model->flops_per_token,
-		.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE],
-		.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST],
-		.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths),
 		.uses_nvme = c->nvme_paths.n > 0,
 		.device = st_device_caps(s->device)->name,
 		.output = c->output,
@@ -228,8 +236,8 @@ int st_setup_stops(const struct strata_options *opt)
 		       : 0;
 }
 
-int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
-		  bool needs_data)
+int st_setup_model(struct st_setup *s, const char *config_path, const struct strata_options *opt,
+		   bool needs_data)
 {
 	static const struct strata_options none = STRATA_OPTIONS_DEFAULT;
 	int rc;
@@ -255,10 +263,6 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 		rc = open_data(s);
 	if (!rc)
 		rc = st_setup_stops(opt);
-	if (!rc)
-		rc = make_plan(s);
-	if (!rc)
-		rc = st_setup_stops(opt);
 	if (rc) {
 		st_setup_close(s);
 		return rc;
@@ -268,6 +272,36 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	hash_plans(s);
 	fill_info(s);
 	return 0;
+}
+
+int st_setup_plan(struct st_setup *s, bool within_budgets)
+{
+	int rc;
+
+	st_plan_destroy(s->plan);
+	s->plan = NULL;
+	rc = make_plan(s, within_budgets);
+	if (rc)
+		return rc;
+	s->info.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE];
+	s->info.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST];
+	s->info.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths);
+	return 0;
+}
+
+int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
+		  bool needs_data)
+{
+	int rc = st_setup_model(s, config_path, opt, needs_data);
+
+	if (rc)
+		return rc;
+	rc = st_setup_plan(s, true);
+	if (!rc && opt)
+		rc = st_setup_stops(opt);
+	if (rc)
+		st_setup_close(s);
+	return rc;
 }
 
 void st_setup_close(struct st_setup *s)

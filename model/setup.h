@@ -35,6 +35,17 @@ struct st_setup {
  */
 ST_MUST_CHECK int st_setup_open(struct st_setup *s, const char *config_path,
 				const struct strata_options *opt, bool needs_data);
+/** st_setup_model() - the same without the plan; st_setup_plan() may follow. */
+ST_MUST_CHECK int st_setup_model(struct st_setup *s, const char *config_path,
+				 const struct strata_options *opt, bool needs_data);
+/**
+ * st_setup_plan() - plan, in place of an earlier plan.
+ * @param within_budgets  in, false: as if there were none; s->plan->min_bytes says what is needed
+ * @return 0; STRATA_E_NO_FIT; -ENOMEM
+ */
+ST_MUST_CHECK int st_setup_plan(struct st_setup *s, bool within_budgets);
+/** st_setup_plan_cfg() - what the configuration asks of a planner. */
+struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s);
 /** st_setup_stops() - STRATA_E_CANCELLED if opt->stops says so, else 0. */
 ST_MUST_CHECK int st_setup_stops(const struct strata_options *opt);
 void st_setup_close(struct st_setup *s);
