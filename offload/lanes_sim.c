@@ -181,7 +181,7 @@ struct job {
 
 struct lane {
 	uint32_t n_jobs, n_running;
-	int64_t pipe_free_ns, busy_since_ns;
+	int64_t pipe_free_ns;
 	double speed; /* of what is in the pipe now */
 };
 
@@ -785,8 +785,7 @@ static void start(struct st_lanes_sim *s, struct job *j)
 		j->rc = s->cfg.fail_rc ? s->cfg.fail_rc : STRATA_E_IO;
 		s->stats.n_failed++;
 	}
-	if (!lane->n_running++)
-		lane->busy_since_ns = now_ns;
+	lane->n_running++;
 	s->stats.n_ops[j->lane]++;
 }
 
@@ -847,8 +846,8 @@ static void end_job(struct st_lanes_sim *s, struct job *j)
 	struct instance *in = j->in;
 	struct lane *lane = &s->lane[j->lane];
 
-	if (j->state == JOB_RUNNING && --lane->n_running == 0)
-		s->stats.busy_ns[j->lane] += s->stats.now_ns - lane->busy_since_ns;
+	if (j->state == JOB_RUNNING)
+		lane->n_running--;
 	lane->n_jobs--;
 	in->in_flight--;
 	in->n_left--;
@@ -943,6 +942,14 @@ static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void 
 	return 0;
 }
 
+static void advance(struct st_lanes_sim *s, int64_t to_ns)
+{
+	for (unsigned l = 0; l < ST_LANE_N; l++)
+		if (s->lane[l].n_running)
+			s->stats.busy_ns[l] += to_ns - s->stats.now_ns;
+	s->stats.now_ns = to_ns;
+}
+
 /* The next instant at which a pipe runs empty; INT64_MAX if nobody is slowed down by that. */
 static int64_t next_pause(const struct st_lanes_sim *s)
 {
@@ -977,14 +984,14 @@ static int sim_wait(void *priv, struct st_lane_done *done, unsigned max, int64_t
 		return 0;
 	for (int64_t at_ns; timeout_ns < 0 && (at_ns = next_pause(s)) < end_ns;
 	     end_ns = next_end(s)) {
-		s->stats.now_ns = at_ns;
+		advance(s, at_ns);
 		set_speeds(s);
 	}
 	if (end_ns == INT64_MAX || (timeout_ns >= 0 && end_ns - s->stats.now_ns > timeout_ns)) {
-		s->stats.now_ns += timeout_ns > 0 ? timeout_ns : 0;
+		advance(s, s->stats.now_ns + (timeout_ns > 0 ? timeout_ns : 0));
 		return 0;
 	}
-	s->stats.now_ns = end_ns;
+	advance(s, end_ns);
 	for (uint32_t i = 0; i < s->n_jobs; i++) {
 		struct job *j = &s->jobs[i];
 
