@@ -434,16 +434,14 @@ int st_dir_parse(struct st_dir_names *out, const char *run_json)
 
 /* ---- create ---------------------------------------------------------------------------------- */
 
-/* Runs that were killed before their first commit took room on these drives. */
-static void reclaim_all(const struct st_store_cfg *cfg)
+/* Runs that were killed before their first commit, or in a copy, took room on this drive. */
+static void reclaim(const char *path)
 {
-	for (unsigned p = 0; p < cfg->n_paths; p++) {
-		int n = st_store_reclaim(cfg->paths[p]);
+	int n = st_store_reclaim(path);
 
-		if (n > 0) /* a path that cannot even be listed may still serve */
-			st_log(ST_LOG_INFO, "%s: removed what %d killed start%s left there",
-			       cfg->paths[p], n, n > 1 ? "s" : "");
-	}
+	if (n > 0) /* a path that cannot even be listed may still serve */
+		st_log(ST_LOG_INFO, "%s: removed what %d killed start%s left there", path, n,
+		       n > 1 ? "s" : "");
 }
 
 static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
@@ -453,9 +451,10 @@ static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
 	struct st_store_runner run;
 	int rc;
 
-	reclaim_all(cfg);
-	for (unsigned p = 0; p < s->n_files; p++)
+	for (unsigned p = 0; p < s->n_files; p++) {
+		reclaim(cfg->paths[p]);
 		need[p] = s->files[p].file_bytes;
+	}
 	rc = st_place_check_space(s, need);
 	for (unsigned p = 0; !rc && p < s->n_files; p++) {
 		struct st_store_file *f = &s->files[p];
@@ -699,9 +698,22 @@ static int layout_as_told(struct st_store **out, const struct st_store_file *fil
 	return 0;
 }
 
+/* A file that was put back from a sparse archive, or is a copy, is no promise of room. */
+static int fill_holes(const struct st_store_file *f)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st))
+		return st_fail(-errno, "%s: stat", f->path);
+	return (uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size
+		       ? 0
+		       : st_place_preallocate(f, 0, (uint64_t)st.st_size);
+}
+
 /* Hands the opened files over to the store, which is laid out only when the weights are known. */
 static int lay_out(struct st_store **out, const struct st_store_cfg *cfg,
-		   const struct st_dir_names *names, struct st_store_file *files)
+		   const struct st_dir_names *names, struct st_store_file *files,
+		   enum st_dir_mode mode)
 {
 	struct st_store_super b;
 	struct st_store *s = NULL;
@@ -724,6 +736,8 @@ static int lay_out(struct st_store **out, const struct st_store_cfg *cfg,
 		files[p] = (struct st_store_file)ST_STORE_FILE_NONE;
 		if (!rc)
 			rc = st_place_set_direct(f);
+		if (!rc && mode == ST_DIR_WRITE)
+			rc = fill_holes(f);
 	}
 	if (rc) {
 		st_store_close(s, false);
@@ -763,11 +777,15 @@ int st_dir_open_store(struct st_store **out, const struct st_store_cfg *cfg, con
 	for (unsigned p = 0; !rc && p < names.n; p++)
 		rc = st_dir_open(&files[p], names.dirs[p], mode, in_use);
 	if (!rc)
-		rc = lay_out(&s, cfg, &names, files);
+		rc = lay_out(&s, cfg, &names, files, mode);
 	if (!rc) {
 		s->is_readonly = mode == ST_DIR_READ;
 		memcpy(s->in_use, in_use, sizeof(in_use));
 		rc = recover(s);
+	}
+	for (unsigned p = 0; !rc && mode == ST_DIR_WRITE && p < names.n; p++) {
+		*strrchr(names.dirs[p], '/') = '\0';
+		reclaim(names.dirs[p]);
 	}
 	st_error_take(&e, rc);
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++) {
