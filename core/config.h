@@ -83,7 +83,7 @@ struct st_config {
 
 	struct {
 		size_t block_bytes; /* one kernel I/O; a multiple of 4096 */
-		uint64_t queue_depth;
+		uint64_t queue_depth; /* in flight in each direction */
 		uint64_t threads; /* intra_op_parallelism: pool size of the threads backend */
 		bool single_submit, overlap_events;
 	} aio;
@@ -111,6 +111,7 @@ struct st_config {
 
 	struct {
 		const char *backend; /* "auto", "io_uring", "threads" */
+		bool sqpoll, iopoll; /* modes of io_uring, where they work */
 		bool checksum;
 		enum st_durability durability;
 		uint64_t commit_every;     /* optimizer steps, >= 1 */

@@ -268,16 +268,19 @@ R("zenflow", ANY, NULL, "ZenFlow applies stale updates, which would change resul
 /* ---- I/O, activations ---------------------------------------------------------------------- */
 OBJ("aio", "asynchronous I/O to nvme_path"),
 H("aio.block_size", T(SIZE), .def = "1048576", .min = 4096, .max = 1 << 30, OFF(aio.block_bytes),
-  .help = "bytes of one I/O handed to the kernel; a multiple of 4096"),
+  .help = "longest I/O handed to the kernel, which larger transfers are cut into; a multiple of\n"
+	  "4096"),
 H("aio.queue_depth", T(INT), .def = "8", .min = 1, .max = 4096, OFF(aio.queue_depth),
-  .help = "I/Os in flight"),
+  .help = "transfers in flight in each direction, reading and writing"),
 H("aio.intra_op_parallelism", T(INT), .def = "1", .min = 1, .max = 64, OFF(aio.threads),
-  .help = "threads of the thread-pool backend (io_uring needs none)"),
+  .help = "threads of the backend \"threads\", each with one I/O; io_uring needs none. Raise it where\n"
+	  "io_uring is not allowed"),
 OLD("aio.thread_count", "aio.intra_op_parallelism"),
 H("aio.single_submit", T(BOOL), .def = "false", OFF(aio.single_submit),
-  .help = "one system call for each I/O instead of batches"),
+  .help = "io_uring: a system call for each I/O, at once, instead of one for a batch; the backend\n"
+	  "\"threads\" has no batches"),
 H("aio.overlap_events", T(BOOL), .def = "true", OFF(aio.overlap_events),
-  .help = "submit new I/Os while others are in flight"),
+  .help = "start an I/O as soon as there is room; false: await a batch whole before the next one"),
 R("aio.use_gds", BOOL, "false", "GPUDirect Storage is not there; reads go through pinned memory"),
 OBJ("activation_checkpointing", "what is kept between forward and backward"),
 H("activation_checkpointing.cpu_checkpointing", T(BOOL), .def = "false", OFF(cpu_checkpointing),
@@ -466,6 +469,12 @@ OBJ(S "nvme", "the store on nvme_path"),
 H(S "nvme.backend", T(WORD), .def = "\"auto\"", .choices = CHOICES({ "auto", 0 },
   { "io_uring", 0 }, { "threads", 0 }), OFF(nvme.backend),
   .help = "how I/O is done; auto: io_uring where it works"),
+H(S "nvme.sqpoll", T(BOOL), .def = "false", OFF(nvme.sqpoll),
+  .help = "io_uring: a kernel thread submits, which takes a core; where it cannot be had: a warning,\n"
+	  "and the normal way"),
+H(S "nvme.iopoll", T(BOOL), .def = "false", OFF(nvme.iopoll),
+  .help = "io_uring: poll the drive for completions, which takes a core while I/O is in flight; where\n"
+	  "a polled read fails (nvme.poll_queues is 0): a warning, and interrupts"),
 H(S "nvme.checksum", T(BOOL), .def = "true", OFF(nvme.checksum),
   .help = "verify a checksum on every read"),
 H(S "nvme.durability", T(ENUM), .def = "\"step\"", .choices = CHOICES({ "step",

@@ -99,6 +99,15 @@ void st_scratch_destroy(struct st_scratch *s)
 	free(s);
 }
 
+int st_scratch_register_files(const struct st_scratch *s, struct st_aio_queue *q)
+{
+	int rc = 0;
+
+	for (unsigned p = 0; !rc && p < s->n_paths; p++)
+		rc = s->fds[p] < 0 ? 0 : st_aio_register_file(q, s->fds[p]);
+	return rc;
+}
+
 void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 		     struct st_aio_req *req)
 {

@@ -23,6 +23,8 @@ struct st_scratch;
 ST_MUST_CHECK int st_scratch_create(struct st_scratch **out, const char *const *paths,
 				    unsigned n_paths, const uint64_t *slot_bytes, uint32_t n);
 void st_scratch_destroy(struct st_scratch *s);
+/** st_scratch_register_files() - as st_store_register_files(). */
+ST_MUST_CHECK int st_scratch_register_files(const struct st_scratch *s, struct st_aio_queue *q);
 
 /** st_scratch_prep() - fill *req for slot i; buf is 4096-aligned and holds all of it. */
 void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,

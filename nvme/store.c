@@ -72,6 +72,15 @@ static int prep_read(struct st_store *s, uint32_t e, uint64_t off_bytes, uint64_
 	return 0;
 }
 
+int st_store_register_files(const struct st_store *s, struct st_aio_queue *q)
+{
+	int rc = 0;
+
+	for (unsigned p = 0; !rc && p < s->n_files; p++)
+		rc = st_aio_register_file(q, s->files[p].fd);
+	return rc;
+}
+
 int st_store_prep_read(struct st_store *s, uint32_t e, void *buf, struct st_aio_req *req)
 {
 	int rc = check_extent(s, e, buf);

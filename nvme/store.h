@@ -95,6 +95,12 @@ ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg
 void st_store_close(struct st_store *s, bool remove);
 
 /**
+ * st_store_register_files() - make requests of the store cheaper on q, which must be idle, and which
+ * must be closed before the store is (see st_aio_register_file()).
+ */
+ST_MUST_CHECK int st_store_register_files(const struct st_store *s, struct st_aio_queue *q);
+
+/**
  * st_store_reclaim() - remove directories of ours in `path` that hold no committed state and no
  * lock: what is left of a start that was killed. st_store_create() does it on its paths.
  * @return number of directories removed, or a negative code

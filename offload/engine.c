@@ -53,6 +53,7 @@ struct st_engine {
 	char *run_json; /* where create() wants it */
 	size_t run_json_bytes;
 	bool removes_store;
+	bool has_lost_buffers; /* a device hangs: what it may still use is leaked; after the join */
 
 	/* Shared, under lock */
 	pthread_t thread;
@@ -570,6 +571,10 @@ static int start_up(struct st_engine *e)
 		rc = open_store(e);
 	if (!rc)
 		rc = open_scratch(e);
+	if (!rc && e->store)
+		rc = st_store_register_files(e->store, e->queue);
+	if (!rc && e->scratch)
+		rc = st_scratch_register_files(e->scratch, e->queue);
 	return rc ? rc : start_lanes(e);
 }
 
@@ -592,9 +597,11 @@ static void *engine_main(void *arg)
 	pthread_mutex_unlock(&e->lock);
 	/* What is in flight comes back before its requests and buffers go. */
 	st_lanes_real_stop(e->lanes);
-	st_aio_close(e->queue);
+	e->has_lost_buffers = st_aio_close(e->queue) != 0;
 	st_lanes_real_destroy(e->lanes);
 	st_executor_destroy(e->executor);
+	if (e->has_lost_buffers)
+		return NULL; /* the kernel still uses tables, files and arenas: see st_aio_close() */
 	st_scratch_destroy(e->scratch);
 	st_store_close(e->store, removes_store);
 	return NULL;
@@ -707,7 +714,7 @@ void st_engine_close(struct st_engine *e, bool removes_store)
 		pthread_mutex_unlock(&e->lock);
 		pthread_join(e->thread, NULL);
 	}
-	for (unsigned a = 0; a < ST_ARENA_N; a++)
+	for (unsigned a = 0; a < ST_ARENA_N && !e->has_lost_buffers; a++)
 		st_arena_fini(&e->arena[a]);
 	for (unsigned i = 0; i < RUNS; i++) {
 		free(e->runs[i].tokens);
