@@ -8,27 +8,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/log.h"
 #include "model/file.h"
-#include "model/hf.h"
+#include "model/output.h"
 #include "model/safetensors.h"
 #include "model/setup.h"
 #include "offload/engine.h"
 #include "strata/train.h"
 
-#define RUN_JSON_BYTES ((size_t)64 << 10)
-#define REMOVED        "run.json.removed" /* run.json while the state that it names is removed */
-
 struct strata_trainer {
 	struct st_setup setup;
 	struct st_engine *engine;
 	struct st_safetensors *init; /* weights to start from, or NULL */
-	char *run_json;              /* [RUN_JSON_BYTES] */
+	char *run_json;              /* [ST_RUN_JSON_BYTES] */
 	struct strata_options opt;   /* of those given to open, flags and callbacks */
 	int lock_fd;
 	size_t made_from; /* output's path from here on was made by us; 0: it was there */
@@ -44,15 +40,6 @@ struct strata_trainer {
 };
 
 /* ---- output directory ---------------------------------------------------------------------- */
-
-static int path_in(char *out, size_t n, const char *dir, const char *name)
-{
-	int len = snprintf(out, n, "%s/%s", dir, name);
-
-	return len > 0 && (size_t)len < n
-		       ? 0
-		       : st_fail(STRATA_E_INPUT, "output %s: the path is too long", dir);
-}
 
 static int make_dir(struct strata_trainer *t, const char *path)
 {
@@ -97,7 +84,7 @@ static int refuse_to_replace(const char *dir)
 	struct stat st;
 
 	for (size_t i = 0; i < ST_ARRAY_LEN(products); i++) {
-		int rc = path_in(path, sizeof(path), dir, products[i]);
+		int rc = st_output_path(path, sizeof(path), dir, products[i]);
 
 		if (rc)
 			return rc;
@@ -111,26 +98,6 @@ static int refuse_to_replace(const char *dir)
 	return 0;
 }
 
-static int lock_output(struct strata_trainer *t, const char *dir)
-{
-	struct stat locked, named;
-	char path[4096];
-	int rc = path_in(path, sizeof(path), dir, ".lock");
-
-	if (rc)
-		return rc;
-	t->lock_fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
-	if (t->lock_fd < 0)
-		return st_fail(STRATA_E_INPUT, "output %s: not writable (%s)", dir,
-			       strata_strerror(-errno));
-	/* A run that never began removes its lock file: then another one has the name now. */
-	if (flock(t->lock_fd, LOCK_EX | LOCK_NB) || fstat(t->lock_fd, &locked) ||
-	    stat(path, &named) || locked.st_ino != named.st_ino)
-		return st_fail(STRATA_E_BUSY,
-			       "output %s is in use by another run; choose another --output", dir);
-	return 0;
-}
-
 /* The last step in OUTPUT/log.jsonl, 0 if there is none. */
 static uint64_t logged_steps(const char *dir)
 {
@@ -139,7 +106,7 @@ static uint64_t logged_steps(const char *dir)
 	FILE *f;
 	int fd;
 
-	if (path_in(path, sizeof(path), dir, "log.jsonl"))
+	if (st_output_path(path, sizeof(path), dir, "log.jsonl"))
 		return 0;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	f = fd >= 0 ? fdopen(fd, "r") : NULL;
@@ -161,7 +128,7 @@ static int cannot_resume(const struct strata_trainer *t, const char *dir)
 {
 	uint64_t done = logged_steps(dir);
 	char path[4096];
-	int rc = path_in(path, sizeof(path), dir, "model.safetensors");
+	int rc = st_output_path(path, sizeof(path), dir, "model.safetensors");
 
 	if (rc)
 		return rc;
@@ -179,41 +146,20 @@ static int cannot_resume(const struct strata_trainer *t, const char *dir)
 		       dir, (unsigned long long)done);
 }
 
-/* @param name  in, "run.json", or what it became */
-static int read_run_json(struct strata_trainer *t, const char *name)
-{
-	char path[4096];
-	uint64_t size;
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, name), fd;
-
-	if (rc)
-		return rc;
-	fd = st_file_open(AT_FDCWD, path, false, path, &size);
-	if (fd < 0)
-		return fd;
-	rc = size < RUN_JSON_BYTES ? st_file_read(fd, t->run_json, size, 0, path)
-				   : st_fail(STRATA_E_INPUT, "%s: larger than any run.json", path);
-	t->run_json[rc ? 0 : size] = '\0';
-	close(fd);
-	return rc;
-}
-
 /* The last run ended between its result and the end of its removal. */
 static int finish_removal(struct strata_trainer *t, const char *dir)
 {
 	char path[4096];
-	int rc = path_in(path, sizeof(path), dir, REMOVED);
+	int rc = st_output_path(path, sizeof(path), dir, ST_OUTPUT_REMOVED);
 
 	if (rc || access(path, F_OK))
 		return rc;
-	rc = lock_output(t, dir);
+	rc = st_output_lock(&t->lock_fd, dir, true);
 	if (!rc)
-		rc = read_run_json(t, REMOVED);
+		rc = st_output_read_run(dir, ST_OUTPUT_REMOVED, t->run_json);
 	if (!rc)
 		rc = st_engine_remove_store(t->run_json);
-	if (!rc && unlink(path))
-		rc = st_fail(-errno, "%s: remove", path);
-	return rc;
+	return rc ? rc : st_output_forget(dir);
 }
 
 /* Make the output directory ours. */
@@ -221,7 +167,7 @@ static int take_output(struct strata_trainer *t, bool resumes)
 {
 	const char *dir = t->setup.cfg->output;
 	char path[4096];
-	int rc = path_in(path, sizeof(path), dir, "run.json");
+	int rc = st_output_path(path, sizeof(path), dir, "run.json");
 
 	if (rc)
 		return rc;
@@ -234,7 +180,7 @@ static int take_output(struct strata_trainer *t, bool resumes)
 	if (!rc && !resumes)
 		rc = make_dirs(t, dir);
 	if (!rc)
-		rc = lock_output(t, dir);
+		rc = st_output_lock(&t->lock_fd, dir, true);
 	if (rc || resumes)
 		return rc;
 	if (access(path, F_OK) == 0)
@@ -250,7 +196,7 @@ static int write_text(const struct strata_trainer *t, const char *name, const ch
 {
 	struct st_outfile f;
 	char path[4096];
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, name);
+	int rc = st_output_path(path, sizeof(path), t->setup.cfg->output, name);
 
 	if (!rc)
 		rc = st_outfile_open(&f, path, 0);
@@ -288,7 +234,7 @@ static int open_log(struct strata_trainer *t)
 {
 	char path[4096];
 	struct stat st;
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "log.jsonl"), fd;
+	int rc = st_output_path(path, sizeof(path), t->setup.cfg->output, "log.jsonl"), fd;
 
 	if (rc)
 		return rc;
@@ -455,7 +401,7 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 
 	for (size_t i = 0; i < c->nvme.weights.n; i++)
 		weights[i] = (uint32_t)c->nvme.weights.v[i];
-	return st_engine_create(&t->engine, &cfg, t->run_json, RUN_JSON_BYTES);
+	return st_engine_create(&t->engine, &cfg, t->run_json, ST_RUN_JSON_BYTES);
 }
 
 static int alloc_batches(struct strata_trainer *t)
@@ -466,7 +412,7 @@ static int alloc_batches(struct strata_trainer *t)
 
 	t->tokens = calloc(n, sizeof(*t->tokens));
 	t->targets = calloc(n, sizeof(*t->targets));
-	t->run_json = calloc(1, RUN_JSON_BYTES);
+	t->run_json = calloc(1, ST_RUN_JSON_BYTES);
 	return t->tokens && t->targets && t->run_json ? 0 : st_fail(-ENOMEM, "batches");
 }
 
@@ -505,7 +451,7 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	if (!rc)
 		rc = take_output(t, opt->resume);
 	if (!rc && opt->resume)
-		rc = read_run_json(t, "run.json");
+		rc = st_output_read_run(t->setup.cfg->output, ST_OUTPUT_RUN, t->run_json);
 	if (!rc)
 		rc = open_init(t);
 	if (!rc)
@@ -570,13 +516,15 @@ static void remove_traces(struct strata_trainer *t)
 	char path[4096];
 
 	for (size_t i = 0; t->owns_output && i < ST_ARRAY_LEN(products); i++)
-		if (path_in(path, sizeof(path), t->setup.cfg->output, products[i]) == 0)
+		if (st_output_path(path, sizeof(path), t->setup.cfg->output, products[i]) == 0)
 			unlink(path);
-	if (t->owns_output && path_in(path, sizeof(path), t->setup.cfg->output, "run.json") == 0)
+	if (t->owns_output &&
+	    st_output_path(path, sizeof(path), t->setup.cfg->output, "run.json") == 0)
 		unlink(path);
-	if (t->owns_output && path_in(path, sizeof(path), t->setup.cfg->output, ".lock") == 0)
+	if (t->owns_output &&
+	    st_output_path(path, sizeof(path), t->setup.cfg->output, ".lock") == 0)
 		unlink(path);
-	if (!t->made_from || path_in(path, sizeof(path), t->setup.cfg->output, "") != 0)
+	if (!t->made_from || st_output_path(path, sizeof(path), t->setup.cfg->output, "") != 0)
 		return;
 	for (size_t n = strlen(path) - 1; n >= t->made_from; n--) {
 		if (path[n] == '/' || path[n] == '\0') {
@@ -757,76 +705,23 @@ int strata_trainer_save(struct strata_trainer *t)
 
 /* ---- result -------------------------------------------------------------------------------- */
 
-static int emit(void *user, const struct st_tensor_desc *d, size_t first, size_t n,
-		const float *master, const float *m, const float *v)
+static int export_state(void *user, st_emit_fn *emit, void *emit_user)
 {
-	return st_safetensors_write(user, master, n);
+	const struct strata_trainer *t = user;
+
+	return st_engine_export(t->engine, emit, emit_user);
 }
 
-static int export_model(struct strata_trainer *t)
-{
-	const struct st_model *m = t->setup.model;
-	struct st_safetensors_writer *w = NULL;
-	struct st_safetensors_out *list;
-	char path[4096];
-	size_t n = 0;
-	int rc = path_in(path, sizeof(path), t->setup.cfg->output, "model.safetensors");
-
-	for (unsigned u = 0; u < m->n_units; u++)
-		n += m->units[u].n_tensors;
-	list = calloc(n, sizeof(*list));
-	if (!list)
-		return st_fail(-ENOMEM, "%s", path);
-	n = 0;
-	for (unsigned u = 0; u < m->n_units; u++)
-		for (unsigned i = 0; i < m->units[u].n_tensors; i++, n++)
-			list[n] = (struct st_safetensors_out){ m->units[u].tensors[i].name,
-							       m->units[u].tensors[i].n_dims,
-							       m->units[u].tensors[i].dims };
-	if (!rc)
-		rc = st_safetensors_create(&w, path, t->setup.cfg->save_dtype, list, n);
-	if (!rc) {
-		rc = st_engine_export(t->engine, emit, w);
-		if (rc)
-			st_safetensors_abort(w);
-		else
-			rc = st_safetensors_finish(w);
-	}
-	free(list);
-	return rc ? rc
-		  : st_hf_config_write(t->setup.cfg->output, &t->setup.gpt2,
-				       t->setup.cfg->save_dtype);
-}
-
-static int sync_dir(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0 || (fsync(fd) && errno != EINVAL)) /* EINVAL: not a thing on this file system */
-		rc = st_fail(-errno, "output %s: fsync", dir);
-	if (fd >= 0)
-		close(fd);
-	return rc;
-}
-
-/* From the renaming on, whatever ends the process, the run is complete and only this is left. */
+/* From the first call on, whatever ends the process, the run is complete and only this is left. */
 static int remove_store(struct strata_trainer *t)
 {
-	char from[4096], to[4096];
-	int rc = path_in(from, sizeof(from), t->setup.cfg->output, "run.json");
+	int rc = st_output_condemn(t->setup.cfg->output);
 
-	if (!rc)
-		rc = path_in(to, sizeof(to), t->setup.cfg->output, REMOVED);
-	if (rc)
-		return rc;
-	if (rename(from, to))
-		return st_fail(-errno, "%s: rename to %s", from, REMOVED);
-	rc = sync_dir(t->setup.cfg->output);
 	if (rc)
 		return rc;
 	st_engine_close(t->engine, true);
 	t->engine = NULL;
-	return unlink(to) ? st_fail(-errno, "%s: remove", to) : 0;
+	return st_output_forget(t->setup.cfg->output);
 }
 
 int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result)
@@ -841,7 +736,8 @@ int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result
 	if (!rc && t->setup.data)
 		rc = strata_trainer_eval(t, &r.val_loss);
 	if (!rc)
-		rc = export_model(t);
+		rc = st_output_write_model(t->setup.cfg->output, t->setup.model, &t->setup.gpt2,
+					   t->setup.cfg->save_dtype, export_state, t);
 	if (!rc)
 		rc = st_engine_state_hash(t->engine, &hash);
 	if (rc)
