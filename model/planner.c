@@ -93,7 +93,7 @@ static bool summary_line(const struct strata_plan *p, size_t i, char *line, size
 			 c->update == ST_UPDATE_DEFERRED ? "deferred to the next forward"
 							 : "immediate, inside backward",
 			 !plan->has_pending ? "nowhere"
-			 : c->spills_grads  ? "on nvme (they do not fit the host budget)"
+			 : plan->scratch_bytes ? "on nvme where they do not fit the host budget"
 					    : "in host memory");
 		return true;
 	case 2:

@@ -145,15 +145,17 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 		.param_home = home_of(c->offload_param),
 		.state_home = home_of(c->offload_optimizer),
 		.update = c->optimizer.update,
+		.pins = true,
 		.order = c->micro_batch_order,
 		.recompute = c->recompute,
 		.acts_on_host = c->cpu_checkpointing,
 		.device_bytes = c->device_bytes,
 		.host_bytes = c->host_bytes,
 	};
+	bool uses_nvme = plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME;
 
-	plan.commits = (plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME) &&
-		       c->nvme.durability == ST_DURABILITY_STEP;
+	plan.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP;
+	plan.rest = uses_nvme && c->nvme.spill == ST_SPILL_AUTO ? ST_REST_FIT : ST_REST_MEMORY;
 	if (plan.update == ST_UPDATE_AUTO) /* clipping needs the whole norm first */
 		plan.update = c->gradient_clipping > 0 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
 	return plan;
@@ -162,20 +164,12 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 static int make_plan(struct st_setup *s, bool within_budgets)
 {
 	struct st_plan_cfg plan = st_setup_plan_cfg(s);
-	bool may_spill = (plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME) &&
-			 plan.update == ST_UPDATE_DEFERRED && s->cfg->nvme.spill == ST_SPILL_AUTO;
-	int rc;
 
-	if (!within_budgets) {
+	if (!within_budgets) { /* as if nothing had room, so that the smallest budgets show */
 		plan.device_bytes = plan.host_bytes = 0;
-		plan.spills_grads = may_spill;
+		plan.rest = plan.rest == ST_REST_FIT ? ST_REST_NVME : plan.rest;
 	}
-	rc = st_plan_create(&s->plan, &plan);
-	if (rc == STRATA_E_NO_FIT && may_spill && !plan.spills_grads) {
-		plan.spills_grads = true;
-		rc = st_plan_create(&s->plan, &plan);
-	}
-	return rc;
+	return st_plan_create(&s->plan, &plan);
 }
 
 /* What trained bits depend on; never budgets, placement or paths. */

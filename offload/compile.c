@@ -58,14 +58,19 @@ uint32_t st_plan_resources(const struct st_layout *l)
 
 /* ---- where things are ---------------------------------------------------------------------- */
 
-static bool param_on_nvme(const struct emit *e)
+static bool param_on_nvme(const struct emit *e, uint32_t unit)
 {
-	return e->plan->cfg.param_home == ST_HOME_NVME;
+	return e->plan->on_nvme[e->l->unit_first_tile[unit]] & ST_ON_NVME_PARAM;
 }
 
-static bool state_on_nvme(const struct emit *e)
+static bool state_on_nvme(const struct emit *e, uint32_t tile)
 {
-	return e->plan->cfg.state_home == ST_HOME_NVME;
+	return e->plan->on_nvme[tile] & ST_ON_NVME_STATE;
+}
+
+static bool grad_on_nvme(const struct emit *e, uint32_t tile)
+{
+	return e->plan->on_nvme[tile] & ST_ON_NVME_GRAD;
 }
 
 static uint64_t tile_off(const struct emit *e, uint32_t tile)
@@ -95,7 +100,7 @@ static void use_param(struct emit *e, unsigned role, uint32_t unit)
 {
 	uint64_t bytes = st_unit_param_bytes(e->l, unit);
 
-	if (param_on_nvme(e)) {
+	if (param_on_nvme(e, unit)) {
 		st_builder_use(e->b, role, e->param[unit], 0, bytes, false);
 	} else {
 		st_builder_use_fixed(e->b, role, e->plan->param_addr[unit], bytes, false);
@@ -108,7 +113,7 @@ static void need_param(struct emit *e, uint32_t unit)
 {
 	uint64_t bytes = st_unit_param_bytes(e->l, unit);
 
-	if (!param_on_nvme(e) || e->param[unit] != ST_NO_CLAIM)
+	if (!param_on_nvme(e, unit) || e->param[unit] != ST_NO_CLAIM)
 		return;
 	e->param[unit] = st_builder_claim(e->b, ST_POOL_PARAM, bytes);
 	add(e, ST_OP_READ_PARAM, unit, ST_NONE, bytes);
@@ -124,7 +129,7 @@ static void write_param_tile(struct emit *e, uint32_t tile)
 	uint64_t bytes = st_tile_param_bytes(e->l, tile), lo = tile_off(e, tile);
 
 	add(e, ST_OP_WRITE_PARAM, t->unit, tile, bytes);
-	if (param_on_nvme(e)) {
+	if (param_on_nvme(e, t->unit)) {
 		st_builder_use(e->b, ST_ROLE_PARAM0, e->param[t->unit], lo, bytes, false);
 		st_builder_touch(e->b, r_param(e->l, t->unit), lo, lo + bytes, true);
 	} else {
@@ -155,7 +160,7 @@ static uint32_t need_state(struct emit *e, uint32_t tile)
 	uint64_t bytes = st_tile_state_bytes(e->l, tile);
 	uint32_t claim;
 
-	if (!state_on_nvme(e))
+	if (!state_on_nvme(e, tile))
 		return ST_NO_CLAIM;
 	claim = st_builder_claim(e->b, ST_POOL_STATE, bytes);
 	add(e, ST_OP_READ_STATE, e->l->tiles[tile].unit, tile, bytes);
@@ -183,7 +188,7 @@ static void use_param_tile(struct emit *e, uint32_t tile, bool is_write)
 	const struct st_tile *t = &e->l->tiles[tile];
 	uint64_t bytes = st_tile_param_bytes(e->l, tile), lo = tile_off(e, tile);
 
-	if (param_on_nvme(e)) {
+	if (param_on_nvme(e, t->unit)) {
 		st_builder_use(e->b, ST_ROLE_PARAM0, e->param[t->unit], lo, bytes, is_write);
 	} else {
 		st_builder_use_fixed(e->b, ST_ROLE_PARAM0, param_tile_addr(e, tile), bytes,
@@ -194,9 +199,9 @@ static void use_param_tile(struct emit *e, uint32_t tile, bool is_write)
 
 static void write_back(struct emit *e, uint32_t tile, uint32_t state_claim)
 {
-	if (param_on_nvme(e) || e->plan->cfg.commits)
+	if (param_on_nvme(e, e->l->tiles[tile].unit) || e->plan->cfg.commits)
 		write_param_tile(e, tile);
-	if (state_on_nvme(e) || e->plan->cfg.commits)
+	if (state_on_nvme(e, tile) || e->plan->cfg.commits)
 		write_state_tile(e, tile, state_claim);
 }
 
@@ -234,7 +239,7 @@ static void apply_pending(struct emit *e, uint32_t unit, uint32_t end)
 	for (; e->is_pending && e->next_tile[unit] < end; e->next_tile[unit]++) {
 		uint32_t t = e->next_tile[unit], grad = ST_NO_CLAIM;
 
-		if (e->plan->cfg.spills_grads) {
+		if (grad_on_nvme(e, t)) {
 			uint64_t bytes = st_tile_grad_bytes(e->l, t);
 
 			grad = st_builder_claim(e->b, ST_POOL_REST, bytes);
@@ -268,7 +273,7 @@ static void finish_gradient(struct emit *e, uint32_t unit)
 	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
 		const struct st_tile *tile = &e->l->tiles[t];
 		bool is_deferred = e->plan->mode[unit] == ST_UPDATE_DEFERRED;
-		bool is_at_home = is_deferred && !e->plan->cfg.spills_grads;
+		bool is_at_home = is_deferred && !grad_on_nvme(e, t);
 		uint64_t bytes = st_tile_grad_bytes(e->l, t);
 		uint32_t grad =
 			is_at_home ? ST_NO_CLAIM : st_builder_claim(e->b, ST_POOL_REST, bytes);
@@ -353,14 +358,14 @@ static void use_table(struct emit *e)
 {
 	uint32_t unit = e->plan->lookup.unit;
 
-	if (!param_on_nvme(e))
+	if (!param_on_nvme(e, unit))
 		st_builder_use_fixed(e->b, ST_ROLE_PARAM1, e->plan->param_addr[unit],
 				     st_unit_param_bytes(e->l, unit), false);
 	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
-		if (!state_on_nvme(e))
+		if (!state_on_nvme(e, t))
 			st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[t],
 					     st_tile_state_bytes(e->l, t), false);
-		if (!e->plan->cfg.spills_grads)
+		if (!grad_on_nvme(e, t))
 			st_builder_use_fixed(e->b, ST_ROLE_GRAD, e->plan->rest_addr[t],
 					     st_tile_grad_bytes(e->l, t), false);
 	}
@@ -393,7 +398,7 @@ static uint32_t update_rows(struct emit *e, uint32_t chunk, uint32_t buffer, uin
 	st_builder_use(e->b, ST_ROLE_PARAM0, e->table, at * row_bytes, n * row_bytes, true);
 	if (buffer != ST_NO_CLAIM)
 		st_builder_use(e->b, ST_ROLE_ROWS, buffer, 0, l->chunk_bytes, true);
-	if (!state_on_nvme(e))
+	if (st_lookup_work_bytes(l))
 		use_work(e, st_lookup_work_bytes(l));
 	return op;
 }
@@ -654,9 +659,9 @@ static void emit_flush(struct emit *e)
 		}
 		for (uint32_t t = e->l->unit_first_tile[u];
 		     e->saves && t < e->l->unit_first_tile[u + 1]; t++) {
-			if (!param_on_nvme(e) && !(e->plan->cfg.commits))
+			if (!param_on_nvme(e, u) && !e->plan->cfg.commits)
 				write_param_tile(e, t);
-			if (!state_on_nvme(e) && !(e->plan->cfg.commits))
+			if (!state_on_nvme(e, t) && !e->plan->cfg.commits)
 				write_state_tile(e, t, ST_NO_CLAIM);
 		}
 	}
@@ -664,15 +669,21 @@ static void emit_flush(struct emit *e)
 		commit(e);
 }
 
+/* Something is at home on NVMe. */
+static bool stores(const struct emit *e)
+{
+	return e->plan->cfg.param_home == ST_HOME_NVME || e->plan->cfg.state_home == ST_HOME_NVME;
+}
+
 static void emit_init(struct emit *e)
 {
 	for (uint32_t t = 0; t < e->l->n_tiles; t++) {
 		uint32_t u = e->l->tiles[t].unit;
-		uint32_t state = state_on_nvme(e) ? st_builder_claim(e->b, ST_POOL_STATE,
-								     st_tile_state_bytes(e->l, t))
-						  : ST_NO_CLAIM;
+		uint32_t state = ST_NO_CLAIM;
 
-		if (param_on_nvme(e) && t == e->l->unit_first_tile[u])
+		if (state_on_nvme(e, t))
+			state = st_builder_claim(e->b, ST_POOL_STATE, st_tile_state_bytes(e->l, t));
+		if (param_on_nvme(e, u) && t == e->l->unit_first_tile[u])
 			e->param[u] =
 				st_builder_claim(e->b, ST_POOL_PARAM, st_unit_param_bytes(e->l, u));
 		add(e, ST_OP_FILL, u, t, 0);
@@ -682,22 +693,23 @@ static void emit_init(struct emit *e)
 		st_builder_after(e->b, e->gate);
 		write_back(e, t, state);
 	}
-	if (param_on_nvme(e) || state_on_nvme(e) || e->plan->cfg.commits)
+	if (stores(e) || e->plan->cfg.commits)
 		commit(e);
 }
 
 static void emit_load(struct emit *e)
 {
 	for (uint32_t u = 0; u < e->l->n_units; u++) {
-		if (!param_on_nvme(e)) {
+		if (!param_on_nvme(e, u)) {
 			add(e, ST_OP_READ_PARAM, u, ST_NONE, st_unit_param_bytes(e->l, u));
 			st_builder_use_fixed(e->b, ST_ROLE_PARAM0, e->plan->param_addr[u],
 					     st_unit_param_bytes(e->l, u), true);
 			st_builder_touch(e->b, r_param(e->l, u), 0, 0, true);
 			st_builder_after(e->b, e->gate);
 		}
-		for (uint32_t t = e->l->unit_first_tile[u];
-		     !state_on_nvme(e) && t < e->l->unit_first_tile[u + 1]; t++) {
+		for (uint32_t t = e->l->unit_first_tile[u]; t < e->l->unit_first_tile[u + 1]; t++) {
+			if (state_on_nvme(e, t))
+				continue;
 			add(e, ST_OP_READ_STATE, u, t, st_tile_state_bytes(e->l, t));
 			st_builder_use_fixed(e->b, ST_ROLE_STATE, e->plan->state_addr[t],
 					     st_tile_state_bytes(e->l, t), true);

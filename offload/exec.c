@@ -172,7 +172,7 @@ static char *part_source(const struct st_exec *x, const struct chunk *c, uint32_
 	const struct st_layout *l = x->plan->layout;
 	struct st_addr home;
 
-	if (c->lookup->is_read[array])
+	if (st_lookup_reads(c->lookup, array, p->tile))
 		return c->buffer + c->at[i][array][index];
 	if (array == ST_ROW_GRAD) {
 		home = x->plan->rest_addr[p->tile];
@@ -196,7 +196,7 @@ static void part_states(const struct st_exec *x, const struct chunk *c, uint32_t
 	int16_t *lo;
 	float *m, *v;
 
-	if (c->lookup->is_read[ST_ROW_M]) {
+	if (st_lookup_reads(c->lookup, ST_ROW_M, p->tile)) {
 		r->array[STRATA_ARRAY_LOW] = has_lo ? c->buffer + c->at[i][ST_ROW_LO][index] : NULL;
 		r->array[STRATA_ARRAY_M] = c->buffer + c->at[i][ST_ROW_M][index];
 		r->array[STRATA_ARRAY_V] = c->buffer + c->at[i][ST_ROW_V][index];

@@ -12,6 +12,7 @@
 #define STATE_TILES_USEFUL 48u    /* tiles in flight that hide any drive's latency */
 #define STAGE_CALLS_MAX    65536u /* of a step, forward: placing activations takes their square */
 #define REST_TILES_USEFUL  8u
+#define PARAM_UNITS_USEFUL 3u
 
 const char *st_variant_name(enum st_variant v)
 {
@@ -49,34 +50,80 @@ static struct st_addr take(struct st_plan *p, uint32_t arena, uint64_t bytes)
 	return a;
 }
 
+/* How many units' parameters, tiles' states and tiles' gradients stay in memory: the first ones,
+ * which backward reaches last, so that nothing hides what their update moves. */
+struct pins {
+	uint32_t params[ST_ARENA_N]; /* units, in this arena; those on the device come first */
+	uint32_t states, grads;      /* tiles, in host memory */
+};
+
+static bool rests(const struct st_plan *p, uint32_t tile)
+{
+	return p->mode[p->layout->tiles[tile].unit] == ST_UPDATE_DEFERRED;
+}
+
 /* What lives in memory for the whole run gets its place first. */
-static void place_homes(struct st_plan *p)
+static void place_homes(struct st_plan *p, const struct pins *pins)
 {
 	const struct st_layout *l = p->layout;
+	const struct st_plan_cfg *c = &p->cfg;
 
-	for (uint32_t u = 0; u < l->n_units && p->cfg.param_home != ST_HOME_NVME; u++)
-		p->param_addr[u] = take(
-			p, p->cfg.param_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
-			st_unit_param_bytes(l, u));
-	for (uint32_t t = 0; t < l->n_tiles && p->cfg.state_home != ST_HOME_NVME; t++)
-		p->state_addr[t] = take(
-			p, p->cfg.state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
-			st_tile_state_bytes(l, t));
-	for (uint32_t t = 0; t < l->n_tiles; t++) {
-		if (p->mode[l->tiles[t].unit] != ST_UPDATE_DEFERRED)
+	memset(p->resident_bytes, 0, sizeof(p->resident_bytes));
+	memset(p->on_nvme, 0, l->n_tiles);
+	p->scratch_bytes = p->pinned_bytes = 0;
+	for (uint32_t u = 0; u < l->n_units; u++) {
+		bool on_device = u < pins->params[ST_ARENA_DEVICE];
+		bool is_pinned = u < pins->params[ST_ARENA_DEVICE] + pins->params[ST_ARENA_HOST];
+
+		if (c->param_home == ST_HOME_NVME && !is_pinned) {
+			for (uint32_t t = l->unit_first_tile[u]; t < l->unit_first_tile[u + 1]; t++)
+				p->on_nvme[t] |= ST_ON_NVME_PARAM;
 			continue;
-		if (p->cfg.spills_grads)
-			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
+		}
+		if (c->param_home != ST_HOME_NVME)
+			on_device = c->param_home == ST_HOME_DEVICE;
 		else
-			p->rest_addr[t] = take(p, ST_ARENA_HOST, st_tile_grad_bytes(l, t));
+			p->pinned_bytes += st_unit_param_bytes(l, u);
+		p->param_addr[u] = take(p, on_device ? ST_ARENA_DEVICE : ST_ARENA_HOST,
+					st_unit_param_bytes(l, u));
 	}
+	for (uint32_t t = 0; t < l->n_tiles; t++) {
+		if (c->state_home == ST_HOME_NVME && t >= pins->states) {
+			p->on_nvme[t] |= ST_ON_NVME_STATE;
+			continue;
+		}
+		if (c->state_home == ST_HOME_NVME)
+			p->pinned_bytes += st_tile_state_bytes(l, t);
+		p->state_addr[t] =
+			take(p, c->state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
+			     st_tile_state_bytes(l, t));
+	}
+	for (uint32_t t = 0; t < l->n_tiles; t++) {
+		if (!rests(p, t))
+			continue;
+		if (c->rest == ST_REST_NVME || (c->rest == ST_REST_FIT && t >= pins->grads)) {
+			p->on_nvme[t] |= ST_ON_NVME_GRAD;
+			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
+		} else {
+			p->rest_addr[t] = take(p, ST_ARENA_HOST, st_tile_grad_bytes(l, t));
+		}
+	}
+}
+
+/* Something that a step uses lives in memory, and comes from the store on a resume. */
+static bool loads(const struct st_plan *p)
+{
+	for (uint32_t t = 0; t < p->layout->n_tiles; t++)
+		if (~p->on_nvme[t] & (ST_ON_NVME_PARAM | ST_ON_NVME_STATE))
+			return true;
+	return false;
 }
 
 static bool is_wanted(const struct st_plan *p, enum st_variant v)
 {
 	switch (v) {
 	case ST_VARIANT_LOAD:
-		return p->cfg.param_home != ST_HOME_NVME || p->cfg.state_home != ST_HOME_NVME;
+		return loads(p);
 	case ST_VARIANT_STEP_PENDING:
 	case ST_VARIANT_FLUSH:
 	case ST_VARIANT_SAVE_PENDING:
@@ -153,20 +200,28 @@ static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 	return 0;
 }
 
-/* What a pool can use beyond what it needs: it lets reads run ahead. */
+/* What a pool can use beyond what it needs: it lets reads run ahead. Memory that is left after that
+ * serves better as a place where nothing has to be read at all. */
 static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_t need)
 {
 	const struct st_layout *l = p->layout;
-	uint64_t all = 0;
+	uint64_t all = 0, largest = 0;
 
-	if (pool == ST_POOL_PARAM)
-		for (uint32_t u = 0; u < l->n_units; u++)
-			all += align_up(st_unit_param_bytes(l, u));
-	else if (pool == ST_POOL_STATE)
+	if (pool == ST_POOL_PARAM) {
+		for (uint32_t u = 0; u < l->n_units; u++) {
+			uint64_t bytes = align_up(st_unit_param_bytes(l, u));
+
+			all += bytes;
+			largest = bytes > largest ? bytes : largest;
+		}
+		if (p->cfg.pins && all > need + PARAM_UNITS_USEFUL * largest)
+			all = need + PARAM_UNITS_USEFUL * largest;
+	} else if (pool == ST_POOL_STATE) {
 		for (uint32_t t = 0; t < l->n_tiles && t < STATE_TILES_USEFUL; t++)
 			all += align_up((uint64_t)ST_STORAGE_TILE * (l->dtype == ST_F32 ? 8 : 10));
-	else if (pool == ST_POOL_REST)
+	} else if (pool == ST_POOL_REST) {
 		all = (uint64_t)REST_TILES_USEFUL * ST_STORAGE_TILE * st_dtype_bytes(l->grad_dtype);
+	}
 	return need && all > need ? all : need;
 }
 
@@ -213,30 +268,25 @@ static int decide_lookup(struct st_plan *p)
 {
 	const struct st_model *m = p->cfg.model;
 	const struct st_stage_desc *s = &m->stages[0];
-	bool state = p->cfg.state_home == ST_HOME_NVME;
-	const bool is_read[ST_ROW_ARRAYS] = {
-		[ST_ROW_PARAM] = p->cfg.param_home == ST_HOME_NVME,
-		[ST_ROW_LO] = state,
-		[ST_ROW_M] = state,
-		[ST_ROW_V] = state,
-		[ST_ROW_GRAD] = p->cfg.spills_grads,
-	};
 	size_t pass = p->cfg.order == ST_ORDER_VERTICAL ? p->cfg.n_mb : 1;
 	uint64_t all = 0;
 	int rc;
 
+	memset(&p->lookup, 0, sizeof(p->lookup));
 	if (p->mode[s->units[0]] != ST_UPDATE_DEFERRED || !s->looks_up ||
 	    p->cfg.lookahead == ST_LOOKAHEAD_OFF)
 		return 0;
 	rc = st_lookup_init(&p->lookup, p->layout, s->units[0], s->lookup_cols,
-			    pass * m->batch * m->seq, is_read);
+			    pass * m->batch * m->seq, p->on_nvme);
 	if (rc || p->cfg.lookahead == ST_LOOKAHEAD_ON)
 		return rc;
 	for (uint32_t t = p->layout->unit_first_tile[s->units[0]];
 	     t < p->layout->unit_first_tile[s->units[0] + 1]; t++) {
-		all += is_read[ST_ROW_PARAM] ? st_tile_param_bytes(p->layout, t) : 0;
-		all += state ? st_tile_state_bytes(p->layout, t) : 0;
-		all += is_read[ST_ROW_GRAD] ? st_tile_grad_bytes(p->layout, t) : 0;
+		uint8_t on = p->on_nvme[t];
+
+		all += on & ST_ON_NVME_PARAM ? st_tile_param_bytes(p->layout, t) : 0;
+		all += on & ST_ON_NVME_STATE ? st_tile_state_bytes(p->layout, t) : 0;
+		all += on & ST_ON_NVME_GRAD ? st_tile_grad_bytes(p->layout, t) : 0;
 	}
 	if (p->lookup.n_chunks * p->lookup.chunk_bytes >= all) /* also: nothing is read */
 		p->lookup.n_chunks = 0;
@@ -253,6 +303,14 @@ static int size_pools(struct st_plan *p, uint64_t *pool_bytes)
 	return rc ? rc : compile_all(p, pool_bytes);
 }
 
+static bool fits(const struct st_plan *p)
+{
+	for (unsigned a = 0; a < ST_ARENA_N; a++)
+		if (budget_of(p, a) && p->arena_bytes[a] > budget_of(p, a))
+			return false;
+	return true;
+}
+
 /* Where the budgets allow it, the update of a table that is looked up ahead is spread over forward;
  * the table then stays in memory beside the blocks. */
 static int try_spread(struct st_plan *p, uint64_t *pool_bytes)
@@ -266,29 +324,111 @@ static int try_spread(struct st_plan *p, uint64_t *pool_bytes)
 	rc = size_pools(p, spread);
 	if (rc)
 		return rc;
-	for (unsigned a = 0; a < ST_ARENA_N; a++)
-		if (budget_of(p, a) && p->arena_bytes[a] > budget_of(p, a))
-			p->spreads_update = false;
+	p->spreads_update = fits(p);
 	if (p->spreads_update)
 		memcpy(pool_bytes, spread, sizeof(spread));
 	return 0;
 }
 
-static int decide(struct st_plan *p)
+/* Homes, and the smallest pools that hold all programs with these. */
+static int settle(struct st_plan *p, const struct pins *pins, uint64_t *pool_bytes)
 {
-	uint64_t pool_bytes[ST_POOL_N] = { 0 };
 	int rc;
 
-	place_homes(p);
+	p->spreads_update = false;
+	memset(pool_bytes, 0, ST_POOL_N * sizeof(*pool_bytes));
+	place_homes(p, pins);
 	rc = decide_lookup(p);
-	if (!rc)
-		rc = size_pools(p, pool_bytes);
+	return rc ? rc : size_pools(p, pool_bytes);
+}
+
+/*
+ * What the pools leave of the budgets, in the order of what a byte of memory saves: gradients (a
+ * write and a read), parameters (two reads), states (one read).
+ */
+static void choose_pins(const struct st_plan *p, const uint64_t *free_bytes, struct pins *pins)
+{
+	const struct st_layout *l = p->layout;
+	uint64_t left[ST_ARENA_N] = { free_bytes[0], free_bytes[1] };
+	uint32_t unit = 0;
+
+	pins->params[ST_ARENA_DEVICE] = pins->params[ST_ARENA_HOST] = pins->states = 0;
+	if (p->cfg.rest == ST_REST_FIT && budget_of(p, ST_ARENA_HOST))
+		pins->grads = 0;
+	while (p->cfg.rest == ST_REST_FIT && pins->grads < l->n_tiles) {
+		uint32_t t = pins->grads;
+		uint64_t bytes = rests(p, t) ? align_up(st_tile_grad_bytes(l, t)) : 0;
+
+		if (bytes > left[ST_ARENA_HOST])
+			break;
+		left[ST_ARENA_HOST] -= bytes;
+		pins->grads++;
+	}
+	if (!p->cfg.pins)
+		return;
+	for (unsigned a = 0; a < ST_ARENA_N && p->cfg.param_home == ST_HOME_NVME; a++)
+		for (; unit < l->n_units; unit++, pins->params[a]++) {
+			uint64_t bytes = align_up(st_unit_param_bytes(l, unit));
+
+			if (bytes > left[a])
+				break;
+			left[a] -= bytes;
+		}
+	while (p->cfg.state_home == ST_HOME_NVME && pins->states < l->n_tiles) {
+		uint64_t bytes = align_up(st_tile_state_bytes(l, pins->states));
+
+		if (bytes > left[ST_ARENA_HOST])
+			break;
+		left[ST_ARENA_HOST] -= bytes;
+		pins->states++;
+	}
+}
+
+/*
+ * Keep in memory what the budgets allow beside the pools with their run-ahead. Other homes make
+ * other programs, and these may need other pools: where it does not come out, keep less.
+ */
+static int pin(struct st_plan *p, const struct pins *none, uint64_t *pool_bytes)
+{
+	struct pins pins = *none;
+	uint64_t free_bytes[ST_ARENA_N] = { 0 };
+	bool is_settled = true; /* with `none` */
+
+	spread_rest(p, pool_bytes);
+	lay_out(p, pool_bytes);
+	for (unsigned a = 0; a < ST_ARENA_N; a++)
+		if (budget_of(p, a) > p->arena_bytes[a])
+			free_bytes[a] = budget_of(p, a) - p->arena_bytes[a];
+	for (;;) {
+		int rc;
+
+		choose_pins(p, free_bytes, &pins);
+		if (memcmp(&pins, none, sizeof(pins)) == 0)
+			return is_settled ? 0 : settle(p, none, pool_bytes);
+		rc = settle(p, &pins, pool_bytes);
+		if (rc || fits(p))
+			return rc;
+		is_settled = false;
+		for (unsigned a = 0; a < ST_ARENA_N; a++)
+			free_bytes[a] = free_bytes[a] > (64u << 20) ? free_bytes[a] / 8 * 7 : 0;
+	}
+}
+
+static int decide(struct st_plan *p)
+{
+	const bool is_free = !budget_of(p, ST_ARENA_HOST); /* then no gradient goes to NVMe */
+	const struct pins none = { .grads = is_free ? p->layout->n_tiles : 0 };
+	uint64_t pool_bytes[ST_POOL_N];
+	int rc = settle(p, &none, pool_bytes);
+
 	if (rc)
 		return rc;
 	memcpy(p->min_bytes, p->arena_bytes, sizeof(p->min_bytes));
 	rc = check_budget(p, ST_ARENA_DEVICE, "device", "strata.device.memory");
 	if (!rc)
 		rc = check_budget(p, ST_ARENA_HOST, "host", "strata.host.memory");
+	if (!rc)
+		rc = pin(p, &none, pool_bytes);
 	if (!rc)
 		rc = try_spread(p, pool_bytes);
 	if (rc)
@@ -321,7 +461,8 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 	p->state_addr = calloc(p->layout->n_tiles, sizeof(*p->state_addr));
 	p->rest_addr = calloc(p->layout->n_tiles, sizeof(*p->rest_addr));
 	p->mode = calloc(p->layout->n_units, sizeof(*p->mode));
-	if (!p->param_addr || !p->state_addr || !p->rest_addr || !p->mode) {
+	p->on_nvme = calloc(p->layout->n_tiles, sizeof(*p->on_nvme));
+	if (!p->param_addr || !p->state_addr || !p->rest_addr || !p->mode || !p->on_nvme) {
 		rc = st_fail(-ENOMEM, "plan");
 		goto fail;
 	}
@@ -351,6 +492,7 @@ void st_plan_destroy(struct st_plan *p)
 	free(p->state_addr);
 	free(p->rest_addr);
 	free(p->mode);
+	free(p->on_nvme);
 	free(p);
 }
 

@@ -39,6 +39,13 @@ enum st_lookahead {
 
 enum st_home { ST_HOME_DEVICE, ST_HOME_HOST, ST_HOME_NVME };
 
+/* Where rounded gradients wait for a deferred update. */
+enum st_rest {
+	ST_REST_MEMORY,
+	ST_REST_NVME, /* scratch */
+	ST_REST_FIT,  /* in host memory as far as its budget goes, the others on NVMe */
+};
+
 struct st_plan_cfg {
 	const struct st_model *model; /* borrowed for the plan's life */
 	enum st_dtype dtype;          /* BF16 or F32 */
@@ -46,14 +53,15 @@ struct st_plan_cfg {
 	unsigned n_mb;      /* micro-batches of a step (gradient accumulation) */
 	unsigned n_eval_mb; /* micro-batches of an evaluation program; 0 = no evaluation */
 	enum st_home param_home, state_home;
+	bool pins;             /* what is at home on NVMe stays in memory as far as budgets go */
 	enum st_update update; /* IMMEDIATE or DEFERRED, for all units ... */
 	const enum st_update
 		*modes; /* ... or for each: [n_units], borrowed for the call; or NULL */
 	enum st_order order;
 	bool recompute;    /* activation checkpointing: forward again inside backward */
 	bool acts_on_host; /* stage inputs rest in the host arena */
-	bool spills_grads; /* pending gradients rest on NVMe scratch, not in host memory */
-	bool commits;      /* every step is committed; then all homes are written through */
+	enum st_rest rest;
+	bool commits; /* every step is committed; then all homes are written through */
 	uint64_t device_bytes, host_bytes; /* budgets; 0 = as much as is useful */
 	enum st_lookahead lookahead;
 };
@@ -77,9 +85,11 @@ struct st_plan {
 	struct st_layout *layout;
 	enum st_update *mode;       /* [n_units] when each unit is updated */
 	bool has_pending;           /* some unit is DEFERRED: steps leave an update behind */
-	struct st_addr *param_addr; /* [n_units] home in memory, if it has one */
+	uint8_t *on_nvme;           /* [n_tiles] ST_ON_NVME_*; a unit's tiles agree on PARAM */
+	struct st_addr *param_addr; /* [n_units] in memory, where not on NVMe */
 	struct st_addr *state_addr; /* [n_tiles] */
-	struct st_addr *rest_addr;  /* [n_tiles] pending gradients that rest in memory */
+	struct st_addr *rest_addr;  /* [n_tiles] */
+	uint64_t pinned_bytes;      /* at home on NVMe, and kept in memory by the budgets */
 	struct st_lookup lookup;    /* of the first stage; n_chunks 0: nothing is looked up ahead */
 	bool spreads_update;        /* a table that is looked up ahead stays in memory through
 				     * forward, and its update is spread over it */
@@ -87,7 +97,7 @@ struct st_plan {
 	uint64_t arena_bytes[ST_ARENA_N];         /* what the engine allocates */
 	uint64_t resident_bytes[ST_ARENA_N];      /* of that: homes and resting gradients */
 	uint64_t min_bytes[ST_ARENA_N];           /* the smallest budgets that work */
-	uint64_t scratch_bytes;                   /* NVMe scratch for spilled gradients */
+	uint64_t scratch_bytes;                   /* NVMe scratch for gradients */
 	struct st_program *program[ST_VARIANT_N]; /* NULL: this plan never runs it */
 };
 

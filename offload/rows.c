@@ -22,6 +22,15 @@ bool st_row_part(const struct st_lookup *l, uint32_t row, uint32_t index, struct
 	return index == 0 || (index == 1 && left < l->cols);
 }
 
+bool st_lookup_reads(const struct st_lookup *l, enum st_row_array array, uint32_t tile)
+{
+	unsigned bit = array == ST_ROW_PARAM  ? ST_ON_NVME_PARAM
+		       : array == ST_ROW_GRAD ? ST_ON_NVME_GRAD
+					      : ST_ON_NVME_STATE;
+
+	return (l->on_nvme[tile] & bit) && !(array == ST_ROW_LO && l->layout->dtype == ST_F32);
+}
+
 /* The bytes of a part in the extent (or slot) of an array: [*lo, *hi). */
 static void byte_range(const struct st_lookup *l, enum st_row_array array,
 		       const struct st_row_part *p, uint64_t *lo, uint64_t *hi)
@@ -61,7 +70,7 @@ static uint64_t row_bytes(const struct st_lookup *l, uint32_t row)
 
 	for (uint32_t i = 0; i < ST_ROW_PARTS_MAX && st_row_part(l, row, i, &p); i++) {
 		for (unsigned a = 0; a < ST_ROW_ARRAYS; a++) {
-			if (!l->is_read[a])
+			if (!st_lookup_reads(l, a, p.tile))
 				continue;
 			byte_range(l, a, &p, &lo, &hi);
 			sum += block_up(hi) - block_down(lo);
@@ -71,7 +80,7 @@ static uint64_t row_bytes(const struct st_lookup *l, uint32_t row)
 }
 
 int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t unit, size_t cols,
-		   size_t max_tokens, const bool is_read[ST_ROW_ARRAYS])
+		   size_t max_tokens, const uint8_t *on_nvme)
 {
 	const struct st_unit_desc *u = &layout->model->units[unit];
 	const struct st_tensor_desc *t = &u->tensors[0];
@@ -83,9 +92,7 @@ int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t
 	*l = (struct st_lookup){ .layout = layout, .unit = unit, .rows = t->dims[0], .cols = cols };
 	if (cols > ST_STORAGE_TILE || !max_tokens)
 		return 0;
-	memcpy(l->is_read, is_read, sizeof(l->is_read));
-	if (layout->dtype == ST_F32)
-		l->is_read[ST_ROW_LO] = false;
+	l->on_nvme = on_nvme;
 	l->max_tokens = max_tokens;
 	l->max_rows = (uint32_t)(max_tokens < l->rows ? max_tokens : l->rows);
 	for (uint32_t row = 0; row < l->rows; row++)
@@ -106,6 +113,13 @@ int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t
 
 size_t st_lookup_work_bytes(const struct st_lookup *l)
 {
+	bool has_states = false;
+
+	for (uint32_t t = l->layout->unit_first_tile[l->unit];
+	     t < l->layout->unit_first_tile[l->unit + 1]; t++)
+		has_states |= !st_lookup_reads(l, ST_ROW_M, t);
+	if (!has_states)
+		return 0;
 	return l->chunk_rows * l->cols * (2 * sizeof(float) + sizeof(int16_t));
 }
 
@@ -162,15 +176,21 @@ static enum step next_part(struct st_row_walk *w, struct place *out)
 	uint64_t lo, hi;
 	bool joins;
 
-	for (;; w->i++, w->index = 0) {
-		while (w->array < ST_ROW_ARRAYS && (w->i == w->n || !l->is_read[w->array])) {
+	for (;;) {
+		while (w->array < ST_ROW_ARRAYS && w->i == w->n) {
 			w->array++;
 			w->i = w->index = 0;
 		}
 		if (w->array == ST_ROW_ARRAYS)
 			return STEP_END;
-		if (w->index < ST_ROW_PARTS_MAX && st_row_part(l, w->row[w->i], w->index, &p))
+		if (w->index == ST_ROW_PARTS_MAX || !st_row_part(l, w->row[w->i], w->index, &p)) {
+			w->i++;
+			w->index = 0;
+		} else if (st_lookup_reads(l, w->array, p.tile)) {
 			break;
+		} else {
+			w->index++;
+		}
 	}
 	byte_range(l, w->array, &p, &lo, &hi);
 	joins = win->len_bytes && win->array == w->array && win->tile == p.tile &&

@@ -30,6 +30,9 @@
 
 #include "offload/layout.h"
 
+/* What of a tile is on NVMe between its uses; the rest has its place in memory. */
+enum { ST_ON_NVME_PARAM = 1, ST_ON_NVME_STATE = 2, ST_ON_NVME_GRAD = 4 };
+
 #define ST_ROWS_BLOCK     ((uint64_t)4096)
 #define ST_ROWS_CHUNK_MAX 64u
 #define ST_ROW_PARTS_MAX  2u
@@ -44,7 +47,7 @@ struct st_lookup { /* of a plan */
 	size_t max_tokens;             /* of one pass of the first stage */
 	uint32_t max_rows;             /* that these can name */
 	uint32_t chunk_rows, n_chunks; /* n_chunks 0: nothing is looked up ahead */
-	bool is_read[ST_ROW_ARRAYS];   /* comes from NVMe; the rest lives in memory */
+	const uint8_t *on_nvme;        /* [n_tiles] ST_ON_NVME_*; the rest lives in memory */
 	uint64_t chunk_bytes;          /* holds what is read of any chunk; 0: nothing is read */
 };
 
@@ -53,14 +56,17 @@ struct st_lookup { /* of a plan */
  * A chunk's buffer takes at most half of the largest tile's state, so that two of them fit wherever
  * one tile does.
  * @param max_tokens  in, of one pass of the first stage
- * @param is_read     in [ST_ROW_ARRAYS]
+ * @param on_nvme     in [layout->n_tiles], borrowed for the lookup's life
  * @return 0; -EINVAL: the unit does not begin with such a table. A row longer than a storage tile
  *         is no error: then n_chunks is 0.
  */
 ST_MUST_CHECK int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t unit,
-				 size_t cols, size_t max_tokens, const bool is_read[ST_ROW_ARRAYS]);
+				 size_t cols, size_t max_tokens, const uint8_t *on_nvme);
 
-/* Private copies of a chunk's states, where these live in memory. */
+/** st_lookup_reads() - an array of a tile of the table comes from NVMe. */
+bool st_lookup_reads(const struct st_lookup *l, enum st_row_array array, uint32_t tile);
+
+/* Private copies of a chunk's states, where some of the table's live in memory; else 0. */
 size_t st_lookup_work_bytes(const struct st_lookup *l);
 
 /* The rows that a batch names, and the batch as numbers of them. */

@@ -28,6 +28,9 @@ static const struct variation {
 	{ "horizontal", { .param_home = NVME, .state_home = NVME, .order = ST_ORDER_HORIZONTAL } },
 	{ "no recompute", { .param_home = NVME, .state_home = NVME, .keeps_activations = true } },
 	{ "activations on host", { .param_home = NVME, .state_home = NVME, .acts_on_host = true } },
+	{ "pinned in part", { .param_home = NVME, .state_home = NVME, .spare_bytes = 3 << 20 } },
+	{ "pinned in part, committed",
+	  { .param_home = NVME, .state_home = NVME, .spare_bytes = 12 << 20, .commits = true } },
 	{ "committed", { .param_home = NVME, .state_home = NVME, .commits = true } },
 	{ "committed, mixed homes", { .param_home = NVME, .state_home = HOST, .commits = true } },
 };

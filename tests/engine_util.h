@@ -25,6 +25,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	enum st_order order;
 	bool keeps_activations, acts_on_host, spills, commits;
 	uint64_t device_bytes, host_bytes;
+	uint64_t spare_bytes; /* of each budget beyond the smallest, which then are in force */
 	double clip;
 	unsigned n_paths; /* 0 = 1 */
 	const char *backend;
@@ -84,7 +85,7 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		.order = t->order,
 		.recompute = !t->keeps_activations,
 		.acts_on_host = t->acts_on_host,
-		.spills_grads = t->spills,
+		.rest = t->spills ? ST_REST_NVME : ST_REST_MEMORY,
 		.commits = t->commits,
 		.device_bytes = t->device_bytes,
 		.host_bytes = t->host_bytes,
@@ -100,6 +101,15 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		modes[u] = t->immediate >> u & 1 ? ST_UPDATE_IMMEDIATE : t->update;
 	plan.modes = modes;
 	r->text = t->text;
+	if (t->spare_bytes) {
+		plan.pins = true;
+		plan.rest = ST_REST_FIT;
+		plan.device_bytes = plan.host_bytes = UINT64_C(1) << 40;
+		CK(st_plan_create(&r->plan, &plan));
+		plan.device_bytes = r->plan->min_bytes[ST_ARENA_DEVICE] + t->spare_bytes;
+		plan.host_bytes = r->plan->min_bytes[ST_ARENA_HOST] + t->spare_bytes;
+		st_plan_destroy(r->plan);
+	}
 	CK(st_plan_create(&r->plan, &plan));
 }
 

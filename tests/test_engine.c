@@ -54,6 +54,7 @@ static void check_lookahead(enum st_dtype dtype, enum tiny_text text)
 		{ .param_home = NVME, .state_home = NVME, .spills = true, .commits = true },
 		{ .param_home = NVME, .state_home = HOST, .order = ST_ORDER_HORIZONTAL },
 		{ .param_home = HOST, .state_home = NVME, .spills = true },
+		{ .param_home = NVME, .state_home = NVME, .spare_bytes = 4 << 20, .commits = true },
 	};
 	struct tiny waits = { .waits = true };
 	uint64_t want = 0;

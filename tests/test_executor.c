@@ -1334,7 +1334,7 @@ static struct st_plan *small_plan(const struct st_model *m, uint32_t i, bool is_
 	cfg.recompute = i % 4 < 2;
 	cfg.acts_on_host = i % 7 < 3;
 	cfg.commits = i % 3 == 1;
-	cfg.spills_grads = i % 4 == 1;
+	cfg.rest = i % 4 == 1 ? ST_REST_NVME : ST_REST_MEMORY;
 	cfg.lookahead = i % 8 == 7 ? ST_LOOKAHEAD_OFF : ST_LOOKAHEAD_ON;
 	ck_assert_msg(st_plan_create(&plan, &cfg) == 0, "%s", st_last_error());
 	if (is_tight) {

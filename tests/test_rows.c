@@ -91,7 +91,7 @@ static void check_parts(const struct table *t, const struct st_lookup *l, const 
 						w[j].off_bytes <= off &&
 						off + len <= w[j].off_bytes + w[j].len_bytes &&
 						at[i][a][k] - w[j].at_bytes == off - w[j].off_bytes;
-				ck_assert_uint_eq(hits, l->is_read[a]);
+				ck_assert_uint_eq(hits, st_lookup_reads(l, a, p.tile));
 			}
 		}
 		ck_assert_uint_eq(elems, l->cols);
@@ -139,14 +139,19 @@ static void fill_tokens(const struct st_lookup *l, unsigned kind, int32_t *token
 
 static void check_table(size_t rows, size_t cols, enum st_dtype dtype, unsigned reads)
 {
-	bool is_read[ST_ROW_ARRAYS] = { reads & 1, reads & 2, reads & 2, reads & 2, reads & 4 };
 	struct st_lookup l;
 	struct st_rows r;
 	struct table t;
 	int32_t *tokens, *number;
 
+	uint8_t *on_nvme;
+
 	table_init(&t, rows, cols, dtype);
-	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, cols, 300, is_read), 0);
+	on_nvme = calloc(t.layout->n_tiles, 1);
+	ck_assert_ptr_nonnull(on_nvme);
+	for (uint32_t i = 0; i < t.layout->n_tiles; i++) /* bit 3: every other tile only */
+		on_nvme[i] = reads & 8 && i % 2 ? 0 : (uint8_t)(reads & 7);
+	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, cols, 300, on_nvme), 0);
 	ck_assert_uint_ge(l.n_chunks * l.chunk_rows, l.max_rows);
 	tokens = calloc(l.max_tokens, sizeof(*tokens));
 	number = calloc(l.rows, sizeof(*number));
@@ -173,6 +178,7 @@ static void check_table(size_t rows, size_t cols, enum st_dtype dtype, unsigned 
 	}
 	free(tokens);
 	free(number);
+	free(on_nvme);
 	free(r.tokens);
 	free(r.row);
 	st_layout_destroy(t.layout);
@@ -185,7 +191,7 @@ START_TEST(windows_hold_every_part)
 					    { 3, ST_STORAGE_TILE } };
 
 	for (size_t i = 0; i < ST_ARRAY_LEN(shapes); i++)
-		for (unsigned reads = 0; reads < 8; reads++) {
+		for (unsigned reads = 0; reads < 16; reads++) {
 			check_table(shapes[i][0], shapes[i][1], ST_BF16, reads);
 			check_table(shapes[i][0], shapes[i][1], ST_F32, reads);
 		}
@@ -194,11 +200,13 @@ END_TEST
 
 START_TEST(two_chunks_fit_where_a_tile_does)
 {
-	const bool all[ST_ROW_ARRAYS] = { true, true, true, true, true };
+	uint8_t all[256];
 	struct st_lookup l;
 	struct table t;
 
+	memset(all, ST_ON_NVME_PARAM | ST_ON_NVME_STATE | ST_ON_NVME_GRAD, sizeof(all));
 	table_init(&t, 50257, 768, ST_BF16);
+	ck_assert_uint_le(t.layout->n_tiles, sizeof(all));
 	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, 768, 2048, all), 0);
 	ck_assert_uint_le(2 * l.chunk_bytes, st_tile_state_bytes(t.layout, 0));
 	ck_assert_uint_ge(l.chunk_rows, 16);
@@ -214,7 +222,7 @@ END_TEST
 
 START_TEST(a_token_that_is_no_row_is_named)
 {
-	const bool none[ST_ROW_ARRAYS] = { false };
+	const uint8_t none[1] = { 0 };
 	int32_t tokens[4] = { 0, 1, 6, 2 }, number[7], out[4];
 	uint32_t row[4];
 	struct st_rows r = { .row = row, .tokens = out };
