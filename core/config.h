@@ -28,7 +28,7 @@
 enum st_offload { ST_OFFLOAD_NONE, ST_OFFLOAD_CPU, ST_OFFLOAD_NVME };
 enum st_adam_kind { ST_ADAM_ADAMW /* decoupled decay */, ST_ADAM_L2 /* decay in the gradient */ };
 enum st_decay { ST_DECAY_MATRICES, ST_DECAY_ALL };
-enum st_update { ST_UPDATE_AUTO, ST_UPDATE_IMMEDIATE, ST_UPDATE_DEFERRED };
+enum st_update { ST_UPDATE_AUTO, ST_UPDATE_IMMEDIATE, ST_UPDATE_DEFERRED, ST_UPDATE_SPECULATIVE };
 enum st_order { ST_ORDER_VERTICAL, ST_ORDER_HORIZONTAL };
 enum st_durability { ST_DURABILITY_STEP, ST_DURABILITY_NONE };
 enum st_keep { ST_KEEP_ALWAYS, ST_KEEP_NEVER };

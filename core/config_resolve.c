@@ -224,6 +224,13 @@ static int resolve_optimizer(struct st_config *cfg)
 			cfg, "strata.optimizer.update",
 			"immediate needs gradient_clipping 0: the norm is known only after "
 			"the whole backward; set gradient_clipping to 0 or use \"auto\"");
+	if (cfg->optimizer.update == ST_UPDATE_SPECULATIVE &&
+	    (cfg->offload_optimizer != ST_OFFLOAD_NVME || cfg->offload_param != ST_OFFLOAD_NVME ||
+	     cfg->nvme.durability != ST_DURABILITY_STEP || cfg->nvme.commit_every != 1))
+		return st_key_fail(cfg, "strata.optimizer.update",
+				   "speculative needs parameters and states on nvme, durability "
+				   "\"step\" and commit_every 1: the way back is the last commit; "
+				   "set these or use \"auto\"");
 	return 0;
 }
 

@@ -462,9 +462,10 @@ H(S "optimizer.decay", T(ENUM), .def = "\"matrices\"", .choices = CHOICES({ "mat
   ST_DECAY_MATRICES }, { "all", ST_DECAY_ALL }), OFF(optimizer.decay),
   .help = "tensors that decay: matrices, or all (DeepSpeed's way)"),
 H(S "optimizer.update", T(ENUM), .def = "\"auto\"", .choices = CHOICES({ "auto", ST_UPDATE_AUTO },
-  { "immediate", ST_UPDATE_IMMEDIATE }, { "deferred", ST_UPDATE_DEFERRED }),
-  OFF(optimizer.update),
-  .help = "when a unit is updated: inside backward (clipping off), or before its next forward"),
+  { "immediate", ST_UPDATE_IMMEDIATE }, { "deferred", ST_UPDATE_DEFERRED },
+  { "speculative", ST_UPDATE_SPECULATIVE }), OFF(optimizer.update),
+  .help = "when units are updated: inside backward (immediate: clipping off; speculative: again "
+	  "if the step clips), before their next forward (deferred), or what suits each (auto)"),
 OBJ(S "nvme", "the store on nvme_path"),
 H(S "nvme.backend", T(WORD), .def = "\"auto\"", .choices = CHOICES({ "auto", 0 },
   { "io_uring", 0 }, { "threads", 0 }), OFF(nvme.backend),

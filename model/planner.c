@@ -122,8 +122,7 @@ bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i, c
 		      size_t line_bytes)
 {
 	const struct st_plan *plan = p->setup.plan;
-	const struct st_program *prog =
-		plan->program[plan->has_pending ? ST_VARIANT_STEP_PENDING : ST_VARIANT_STEP];
+	const struct st_program *prog = st_plan_steady(plan);
 
 	if (strcmp(what, "summary") == 0)
 		return summary_line(p, i, line, line_bytes);

@@ -144,6 +144,7 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 		.n_eval_mb = s->n_eval_mb ? s->n_eval_mb : 1,
 		.param_home = home_of(c->offload_param),
 		.state_home = home_of(c->offload_optimizer),
+		.needs_norm = c->gradient_clipping > 0,
 		.update = c->optimizer.update,
 		.pins = true,
 		.order = c->micro_batch_order,
@@ -156,8 +157,7 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 
 	plan.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP;
 	plan.rest = uses_nvme && c->nvme.spill == ST_SPILL_AUTO ? ST_REST_FIT : ST_REST_MEMORY;
-	if (plan.update == ST_UPDATE_AUTO) /* clipping needs the whole norm first */
-		plan.update = c->gradient_clipping > 0 ? ST_UPDATE_DEFERRED : ST_UPDATE_IMMEDIATE;
+	plan.may_speculate = plan.commits && c->nvme.commit_every == 1;
 	return plan;
 }
 

@@ -371,6 +371,7 @@ static void adopt(struct st_store *s, const struct st_store_root *r)
 		struct st_store_extent *x = &s->extents[e];
 		const struct st_store_entry *t = &s->files[x->path].table[x->index];
 
+		x->durable = *t;
 		x->durable_slot = t->generation ? (uint8_t)t->slot : ST_STORE_NO_SLOT;
 		x->is_pending = false;
 	}

@@ -192,6 +192,22 @@ void st_store_write_done(struct st_store *s, uint32_t e, uint64_t checksum)
 	}
 }
 
+int st_store_rollback(struct st_store *s)
+{
+	if (s->phase != ST_PHASE_IDLE || s->n_pending)
+		return st_fail(-EINVAL,
+			       "store: rollback while a commit or %u writes are under way.",
+			       s->n_pending);
+	for (uint32_t e = 0; e < s->n_extents; e++) {
+		struct st_store_extent *x = &s->extents[e];
+
+		s->files[x->path].table[x->index] = x->durable;
+	}
+	for (unsigned p = 0; p < s->n_files; p++)
+		s->files[p].is_changed = false;
+	return 0;
+}
+
 /* ---- hashes ---------------------------------------------------------------------------------- */
 
 uint64_t st_store_table_hash(const struct st_store *s, unsigned p, const void *table)
@@ -314,6 +330,7 @@ static void finish(struct st_store *s)
 	for (uint32_t e = 0; e < s->n_extents; e++) {
 		const struct st_store_entry *t = entry_of(s, e);
 
+		s->extents[e].durable = *t;
 		if (t->generation)
 			s->extents[e].durable_slot = (uint8_t)t->slot;
 	}

@@ -149,6 +149,13 @@ ST_MUST_CHECK int st_store_read_verify(struct st_store *s, uint32_t e, uint64_t 
 void st_store_write_done(struct st_store *s, uint32_t e, uint64_t checksum);
 
 /**
+ * st_store_rollback() - forget what was written since the last commit: reads find its versions
+ * again. No request may be in flight.
+ * @return 0; -EINVAL: writes or a commit are under way
+ */
+ST_MUST_CHECK int st_store_rollback(struct st_store *s);
+
+/**
  * The commit as a sequence of requests, so that it can run beside other I/O. After all writes are
  * done: begin() freezes tables and snapshot; then, as often as next() gives requests, submit
  * them all and await them all before calling next() again; next() gives 0 when durable.

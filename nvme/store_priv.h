@@ -90,8 +90,9 @@ struct st_store_extent {
 	uint64_t off_bytes; /* inside its slot's half of the data */
 	uint32_t index;     /* of its entry in the path's table */
 	uint8_t path;
-	uint8_t durable_slot; /* named by the durable root, or ST_STORE_NO_SLOT */
-	bool is_pending;      /* prepared, and not yet said to be done */
+	uint8_t durable_slot;          /* named by the durable root, or ST_STORE_NO_SLOT */
+	struct st_store_entry durable; /* what its table says */
+	bool is_pending;               /* prepared, and not yet said to be done */
 };
 
 struct st_store_file {

@@ -17,10 +17,11 @@ struct emit {
 	struct st_builder *b;
 	uint32_t gate;
 	unsigned n_mb;
-	bool is_pending, saves;
+	const struct st_variant_desc *v;
+	bool is_speculative; /* the operations that are being emitted */
 	uint32_t *param;     /* [n_units] claim of a unit that was read, or ST_NO_CLAIM */
 	uint32_t *accum;     /* [n_units] claim of its gradient sum */
-	uint32_t *next_tile; /* [n_units] the first tile whose pending update was not applied */
+	uint32_t *next_tile; /* [n_units] the first tile whose update is still due */
 	uint32_t *act;       /* [n_stages * n_mb] output of a stage */
 	uint32_t *saved;     /* [n_stages * n_mb] kept from forward to backward, or ST_NO_CLAIM */
 	uint32_t *grad;      /* [n_mb] gradient of the latest stage's input */
@@ -92,6 +93,7 @@ static uint32_t add(struct emit *e, enum st_op_kind kind, uint32_t unit, uint32_
 	uint32_t op = st_builder_op(e->b, kind, unit, tile, ST_NONE, ST_NONE);
 
 	st_builder_last(e->b)->bytes = bytes;
+	st_builder_last(e->b)->is_speculative = e->is_speculative;
 	return op;
 }
 
@@ -209,8 +211,10 @@ static void write_back(struct emit *e, uint32_t tile, uint32_t state_claim)
 static void update_tile(struct emit *e, uint32_t tile, uint32_t grad, bool is_pending)
 {
 	const struct st_tile *t = &e->l->tiles[tile];
-	uint32_t state = need_state(e, tile);
+	uint32_t state;
 
+	e->is_speculative = !is_pending && e->plan->mode[t->unit] == ST_UPDATE_SPECULATIVE;
+	state = need_state(e, tile);
 	add(e, ST_OP_UPDATE, t->unit, tile, 0);
 	st_builder_last(e->b)->is_pending = is_pending;
 	use_param_tile(e, tile, true);
@@ -226,6 +230,16 @@ static void update_tile(struct emit *e, uint32_t tile, uint32_t grad, bool is_pe
 		st_builder_touch(e->b, r_one(e->l, R_PENDING), 0, 0, false);
 	st_builder_after(e->b, e->gate);
 	write_back(e, tile, state);
+	e->is_speculative = false;
+}
+
+/* The step before left an update of this unit. */
+static bool is_due(const struct emit *e, uint32_t unit)
+{
+	enum st_update mode = e->plan->mode[unit];
+
+	return (mode == ST_UPDATE_DEFERRED && e->v->due != ST_DUE_NONE) ||
+	       (mode == ST_UPDATE_SPECULATIVE && e->v->due == ST_DUE_ALL);
 }
 
 static bool is_updated(const struct emit *e, uint32_t unit)
@@ -236,7 +250,7 @@ static bool is_updated(const struct emit *e, uint32_t unit)
 /* Apply the update that the step before left for a unit's tiles below `end`. */
 static void apply_pending(struct emit *e, uint32_t unit, uint32_t end)
 {
-	for (; e->is_pending && e->next_tile[unit] < end; e->next_tile[unit]++) {
+	for (; e->next_tile[unit] < end; e->next_tile[unit]++) {
 		uint32_t t = e->next_tile[unit], grad = ST_NO_CLAIM;
 
 		if (grad_on_nvme(e, t)) {
@@ -267,13 +281,18 @@ static void commit(struct emit *e)
 	st_builder_after(e->b, e->gate);
 }
 
-/* Round a unit's gradient; then update it here and now, or leave it pending. */
+/* Round a unit's gradient, and keep it where its update may be due after this step. Then update the
+ * unit here and now, unless that has to wait. */
 static void finish_gradient(struct emit *e, uint32_t unit)
 {
+	enum st_update mode = e->plan->mode[unit];
+	bool keeps = mode != ST_UPDATE_IMMEDIATE;
+	bool waits =
+		mode == ST_UPDATE_DEFERRED || (mode == ST_UPDATE_SPECULATIVE && !e->v->speculates);
+
 	for (uint32_t t = e->l->unit_first_tile[unit]; t < e->l->unit_first_tile[unit + 1]; t++) {
 		const struct st_tile *tile = &e->l->tiles[t];
-		bool is_deferred = e->plan->mode[unit] == ST_UPDATE_DEFERRED;
-		bool is_at_home = is_deferred && !grad_on_nvme(e, t);
+		bool is_at_home = keeps && !grad_on_nvme(e, t);
 		uint64_t bytes = st_tile_grad_bytes(e->l, t);
 		uint32_t grad =
 			is_at_home ? ST_NO_CLAIM : st_builder_claim(e->b, ST_POOL_REST, bytes);
@@ -291,11 +310,12 @@ static void finish_gradient(struct emit *e, uint32_t unit)
 		}
 		st_builder_touch(e->b, r_one(e->l, R_LEAVES), tile->first_leaf,
 				 tile->first_leaf + tile->elems / STRATA_NUMERIC_TILE, true);
-		if (is_deferred && !is_at_home) {
+		if (keeps && !is_at_home) {
 			add(e, ST_OP_WRITE_GRAD, unit, t, bytes);
 			st_builder_use(e->b, ST_ROLE_GRAD, grad, 0, bytes, false);
 			st_builder_touch(e->b, r_rest(e->l, t), 0, 0, true);
-		} else if (!is_deferred) {
+		}
+		if (!waits) {
 			need_param(e, unit);
 			update_tile(e, t, grad, false);
 		}
@@ -316,8 +336,7 @@ static void release_params(struct emit *e, unsigned stage)
 /* Does a stage use rows of its table that are updated ahead of it? */
 static bool looks_ahead(const struct emit *e, unsigned stage)
 {
-	return stage == 0 && e->plan->lookup.n_chunks && e->is_pending &&
-	       !is_updated(e, e->plan->lookup.unit);
+	return stage == 0 && e->plan->lookup.n_chunks && !is_updated(e, e->plan->lookup.unit);
 }
 
 static void need_stage_params(struct emit *e, unsigned stage)
@@ -598,7 +617,7 @@ static void spread_update(struct emit *e, unsigned stage)
 	uint32_t n = e->l->unit_first_tile[l->unit + 1] - first;
 	unsigned shares = e->m->n_stages - 2; /* the last one before the loss */
 
-	if (!e->plan->spreads_update || !e->is_pending || is_updated(e, l->unit) || !stage)
+	if (!e->plan->spreads_update || is_updated(e, l->unit) || !stage)
 		return;
 	need_param(e, l->unit);
 	apply_pending(e, l->unit, first + (uint32_t)((uint64_t)n * stage / shares));
@@ -615,7 +634,7 @@ static void catch_up(struct emit *e)
 
 		for (unsigned k = 0; k < last->n_units; k++)
 			is_next |= last->units[k] == u;
-		if (is_next || !e->is_pending || is_updated(e, u))
+		if (is_next || is_updated(e, u))
 			continue;
 		need_current(e, u);
 		e->param[u] = ST_NO_CLAIM;
@@ -634,12 +653,13 @@ static void emit_step(struct emit *e)
 				spread_update(e, s);
 		}
 		catch_up(e);
-		for (unsigned s = n; s-- > last;) {
+		/* Nothing is due any more once the loss has its parameters; what backward updates
+		 * belongs to the next commit. */
+		need_stage_params(e, n - 1);
+		if (lo == 0 && e->plan->has_pending && e->plan->cfg.commits)
+			commit(e);
+		for (unsigned s = n; s-- > last;)
 			emit_backward(e, s, lo, lo + block);
-			/* Every pending update was applied on the way to the loss. */
-			if (s + 1 == n && lo == 0 && e->is_pending && e->plan->cfg.commits)
-				commit(e);
-		}
 	}
 	if (last)
 		emit_backward(e, 0, 0, e->n_mb);
@@ -653,19 +673,19 @@ static void emit_step(struct emit *e)
 static void emit_flush(struct emit *e)
 {
 	for (uint32_t u = 0; u < e->l->n_units; u++) {
-		if (e->is_pending && !is_updated(e, u)) {
+		if (!is_updated(e, u)) {
 			need_current(e, u);
 			e->param[u] = ST_NO_CLAIM;
 		}
 		for (uint32_t t = e->l->unit_first_tile[u];
-		     e->saves && t < e->l->unit_first_tile[u + 1]; t++) {
+		     e->v->saves && t < e->l->unit_first_tile[u + 1]; t++) {
 			if (!param_on_nvme(e, u) && !e->plan->cfg.commits)
 				write_param_tile(e, t);
 			if (!state_on_nvme(e, t) && !e->plan->cfg.commits)
 				write_state_tile(e, t, ST_NO_CLAIM);
 		}
 	}
-	if (e->saves || e->plan->cfg.commits)
+	if (e->v->saves || e->plan->cfg.commits)
 		commit(e);
 }
 
@@ -755,15 +775,6 @@ static void emit_variant(struct emit *e, enum st_variant v)
 	case ST_VARIANT_LOAD:
 		emit_load(e);
 		break;
-	case ST_VARIANT_STEP:
-	case ST_VARIANT_STEP_PENDING:
-		emit_step(e);
-		break;
-	case ST_VARIANT_FLUSH:
-	case ST_VARIANT_SAVE:
-	case ST_VARIANT_SAVE_PENDING:
-		emit_flush(e);
-		break;
 	case ST_VARIANT_EVAL:
 		emit_eval(e);
 		break;
@@ -771,7 +782,10 @@ static void emit_variant(struct emit *e, enum st_variant v)
 		emit_export(e);
 		break;
 	default:
-		ST_ASSERT(!"unknown variant");
+		if (e->v->is_step)
+			emit_step(e);
+		else
+			emit_flush(e);
 	}
 }
 
@@ -790,10 +804,8 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 		.l = l,
 		.m = plan->cfg.model,
 		.n_mb = v == ST_VARIANT_EVAL ? plan->cfg.n_eval_mb : plan->cfg.n_mb,
-		.is_pending = v == ST_VARIANT_STEP_PENDING || v == ST_VARIANT_FLUSH ||
-			      v == ST_VARIANT_SAVE_PENDING,
+		.v = st_variant_desc(v),
 		.table = ST_NO_CLAIM,
-		.saves = v == ST_VARIANT_SAVE || v == ST_VARIANT_SAVE_PENDING,
 	};
 	size_t n_acts = (size_t)e.m->n_stages * e.n_mb;
 	int rc = st_builder_create(&e.b, st_variant_name(v), st_plan_resources(l));
@@ -811,7 +823,7 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 		goto out;
 	}
 	for (uint32_t u = 0; u < l->n_units; u++)
-		e.next_tile[u] = l->unit_first_tile[u + (plan->mode[u] != ST_UPDATE_DEFERRED)];
+		e.next_tile[u] = l->unit_first_tile[u + !is_due(&e, u)];
 	fill_none(e.param, l->n_units);
 	fill_none(e.accum, l->n_units);
 	fill_none(e.act, n_acts);

@@ -49,6 +49,7 @@ struct st_engine {
 	struct st_lanes_real *lanes;
 	struct st_executor *executor;
 	struct st_run *ahead; /* the look-ahead program's run; its gate is closed */
+	bool rolls_back;      /* the latest step speculated in vain */
 	uint64_t committing_step;
 	char *run_json; /* where create() wants it */
 	size_t run_json_bytes;
@@ -66,7 +67,9 @@ struct st_engine {
 	uint64_t durable_step;
 
 	/* Caller's thread only */
-	bool is_due; /* an update is pending */
+	enum st_due due;  /* updates that the latest step left */
+	uint64_t clipped; /* bit i: the step i before the latest clipped */
+	unsigned n_steps; /* of this process, at most 64 */
 	uint64_t step;
 	int64_t report_ns;
 	struct st_lanes_stats at_report;
@@ -120,7 +123,10 @@ static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 		r->n_mb = v == ST_VARIANT_EVAL ? e->cfg.plan->cfg.n_eval_mb : e->cfg.plan->cfg.n_mb;
 		r->step = 0;
 		r->emit = NULL;
-		r->is_reported = false;
+		r->square_sum = 0;
+		atomic_store(&r->is_hopeless, false);
+		r->speculates = st_variant_desc(v)->speculates;
+		r->rolled_back = r->is_reported = false;
 		return r;
 	}
 	ST_ASSERT(!"no run is free");
@@ -134,9 +140,10 @@ static bool wants_commit(void *user, void *ctx)
 	struct st_engine *e = user;
 	const struct st_run *run = ctx;
 
-	if (run->variant != ST_VARIANT_STEP && run->variant != ST_VARIANT_STEP_PENDING)
+	if (!st_variant_desc(run->variant)->is_step)
 		return true;
-	return e->exec.boundary.step % e->cfg.commit_every == 0;
+	return e->exec.boundary.step % e->cfg.commit_every == 0 &&
+	       e->exec.boundary.step != e->committing_step; /* it is durable already */
 }
 
 static size_t take_snapshot(void *user, void *ctx, void *out)
@@ -204,7 +211,7 @@ static void op_completed(void *user, void *ctx, const struct st_program *p, uint
 	struct st_engine *e = user;
 	struct st_run *run = ctx;
 
-	if (p->ops[op].kind == ST_OP_COMMIT && !rc && wants_commit(e, run)) {
+	if (p->ops[op].kind == ST_OP_COMMIT && !rc) {
 		uint64_t before = e->durable_step;
 
 		pthread_mutex_lock(&e->lock);
@@ -214,6 +221,7 @@ static void op_completed(void *user, void *ctx, const struct st_program *p, uint
 	}
 	if (p->ops[op].kind == ST_OP_NORM && !rc && !run->is_reported) {
 		run->is_reported = true;
+		e->rolls_back = run->rolled_back;
 		reply(e, run, 0);
 	}
 }
@@ -256,9 +264,28 @@ static int append(struct st_engine *e, enum st_variant v, struct st_run **out)
 	return 0;
 }
 
-static enum st_variant next_step(const struct st_engine *e, bool is_due)
+/* What a step of this kind leaves behind, if it does not roll back. */
+static enum st_due due_after(const struct st_plan *p, bool speculates)
 {
-	return is_due ? ST_VARIANT_STEP_PENDING : ST_VARIANT_STEP;
+	return !p->has_pending                ? ST_DUE_NONE
+	       : p->speculates && !speculates ? ST_DUE_ALL
+					      : ST_DUE_DEFERRED;
+}
+
+/* The program of the step that is likely to follow one of this kind. */
+static enum st_variant likely_next(const struct st_engine *e, enum st_variant v)
+{
+	bool speculates = st_variant_desc(v)->speculates;
+
+	return (speculates ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP) +
+	       due_after(e->cfg.plan, speculates);
+}
+
+static void drop_ahead(struct st_engine *e)
+{
+	if (e->ahead)
+		st_executor_cancel(e->executor);
+	e->ahead = NULL;
 }
 
 static void copy_tokens(const struct st_engine *e, struct st_run *run, const int32_t *tokens,
@@ -275,15 +302,19 @@ static void copy_tokens(const struct st_engine *e, struct st_run *run, const int
 static int serve_step(struct st_engine *e, struct command *c)
 {
 	const struct st_lookup *lookup = &e->cfg.plan->lookup;
-	struct st_run *run = e->ahead;
-	int rc = run ? 0 : append(e, c->variant, &run);
+	struct st_run *run;
+	int rc = 0;
 
+	if (e->ahead && e->ahead->variant != c->variant)
+		drop_ahead(e);
+	run = e->ahead;
+	if (!run)
+		rc = append(e, c->variant, &run);
 	if (!rc)
 		rc = st_exec_prepare(&e->cfg, c->run->step, c->step->lr, c->step->beta1,
 				     c->step->beta2, 1.0, run->optim);
 	if (rc)
 		return rc;
-	ST_ASSERT(run->variant == c->variant);
 	e->ahead = NULL;
 	run->step = c->run->step;
 	run->lr = c->step->lr;
@@ -291,7 +322,7 @@ static int serve_step(struct st_engine *e, struct command *c)
 	run->beta2 = c->step->beta2;
 	run->cursor_after = c->step->cursor_after;
 	copy_tokens(e, run, c->step->tokens, c->step->targets);
-	if (run->variant == ST_VARIANT_STEP_PENDING && lookup->n_chunks)
+	if (st_variant_desc(run->variant)->due != ST_DUE_NONE && lookup->n_chunks)
 		rc = st_rows_find(lookup, &run->rows, run->tokens, e->row_number);
 	if (rc)
 		return rc;
@@ -314,9 +345,7 @@ static int serve_other(struct st_engine *e, struct command *c)
 	struct st_run *run = NULL;
 	int rc;
 
-	if (e->ahead)
-		st_executor_cancel(e->executor);
-	e->ahead = NULL;
+	drop_ahead(e);
 	rc = run_until_idle(e);
 	if (!rc && c->variant == ST_VARIANT_N)
 		goto out; /* only wait */
@@ -336,6 +365,17 @@ out:
 	return rc;
 }
 
+/* The step speculated in vain: what it wrote is forgotten, and its updates are due. */
+static int roll_back(struct st_engine *e)
+{
+	int rc;
+
+	e->rolls_back = false;
+	drop_ahead(e); /* it was made for a step that succeeds, and may have read what goes */
+	rc = run_until_idle(e);
+	return rc ? rc : st_store_rollback(e->store);
+}
+
 static void fail_command(struct st_engine *e, int rc)
 {
 	pthread_mutex_lock(&e->lock);
@@ -347,7 +387,7 @@ static void fail_command(struct st_engine *e, int rc)
 
 static void serve(struct st_engine *e)
 {
-	bool was_step = false;
+	enum st_variant latest = ST_VARIANT_N; /* step */
 
 	for (;;) {
 		struct command *c;
@@ -367,17 +407,25 @@ static void serve(struct st_engine *e)
 			reply(e, NULL, st_error_raise(&e->broken));
 			continue;
 		}
+		if (e->rolls_back) {
+			rc = roll_back(e);
+			if (rc)
+				fail_command(e, rc);
+			latest = ST_VARIANT_N; /* what follows depends on how often that happens;
+						* and the caller may still read its run */
+			continue;
+		}
 		if (c && !c->is_taken) {
 			c->is_taken = true;
-			was_step = c->step != NULL;
+			latest = c->step ? c->variant : ST_VARIANT_N;
 			rc = c->step ? serve_step(e, c) : serve_other(e, c);
 			if (rc)
 				fail_command(e, rc);
 			continue;
 		}
 		/* The step that is likely to come next stands ready; its reads begin. */
-		if (was_step && !e->ahead && st_executor_has_room(e->executor)) {
-			rc = append(e, next_step(e, e->cfg.plan->has_pending), &e->ahead);
+		if (latest != ST_VARIANT_N && !e->ahead && st_executor_has_room(e->executor)) {
+			rc = append(e, likely_next(e, latest), &e->ahead);
 			if (rc) {
 				fail_command(e, rc);
 				continue;
@@ -500,7 +548,7 @@ static int open_store(struct st_engine *e)
 	if (rc)
 		return rc;
 	e->has_snapshot = true;
-	e->exec.boundary.step = e->durable_step = e->snapshot.step;
+	e->exec.boundary.step = e->durable_step = e->committing_step = e->snapshot.step;
 	e->exec.boundary.cursor = e->snapshot.cursor;
 	return 0;
 }
@@ -631,10 +679,10 @@ static int run_variant(struct st_engine *e, enum st_variant v)
 
 static int settle(struct st_engine *e)
 {
-	int rc = e->is_due ? run_variant(e, ST_VARIANT_FLUSH) : 0;
+	int rc = e->due ? run_variant(e, ST_VARIANT_FLUSH + e->due) : 0;
 
 	if (!rc)
-		e->is_due = false;
+		e->due = ST_DUE_NONE;
 	return rc;
 }
 
@@ -743,10 +791,20 @@ bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)
 	return e->has_snapshot;
 }
 
+/* Worth it while steps rarely clip: not at first, not within 4 steps of one that did, and with at
+ * most one in the last 64. */
+static bool speculates(const struct st_engine *e)
+{
+	if (!e->cfg.plan->speculates || e->cfg.always_speculates)
+		return e->cfg.plan->speculates;
+	return e->n_steps >= 4 && !(e->clipped & 15) && !(e->clipped & (e->clipped - 1));
+}
+
 int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_step_out *out)
 {
+	enum st_variant first = speculates(e) ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
 	struct st_run request = { .step = e->step + 1 };
-	struct command c = { .variant = next_step(e, e->is_due), .step = in, .run = &request };
+	struct command c = { .variant = first + e->due, .step = in, .run = &request };
 	struct st_lanes_stats now;
 	int64_t now_ns;
 	int rc = call(e, &c);
@@ -754,7 +812,9 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 	if (rc)
 		return rc;
 	e->step++;
-	e->is_due = e->cfg.plan->has_pending;
+	e->due = due_after(e->cfg.plan, c.run->speculates && !c.run->rolled_back);
+	e->clipped = e->clipped << 1 | (c.run->clip_factor != 1.0);
+	e->n_steps += e->n_steps < 64;
 	now_ns = st_now_ns();
 	st_lanes_real_stats(e->lanes, &now);
 	*out = (struct st_step_out){
@@ -762,6 +822,8 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.loss = c.run->mean_loss,
 		.grad_norm = c.run->grad_norm,
 		.clip_factor = c.run->clip_factor,
+		.speculated = c.run->speculates,
+		.rolled_back = c.run->rolled_back,
 		.wall_ns = now_ns - e->report_ns,
 		.compute_ns = now.compute_ns - e->at_report.compute_ns,
 		.read_bytes = now.read.bytes - e->at_report.read.bytes,
@@ -794,10 +856,10 @@ int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *ta
 
 int st_engine_save(struct st_engine *e)
 {
-	int rc = run_variant(e, e->is_due ? ST_VARIANT_SAVE_PENDING : ST_VARIANT_SAVE);
+	int rc = run_variant(e, ST_VARIANT_SAVE + e->due);
 
 	if (!rc)
-		e->is_due = false;
+		e->due = ST_DUE_NONE;
 	return rc;
 }
 

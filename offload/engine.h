@@ -37,10 +37,11 @@ struct st_engine_cfg {
 	/* Optimizer */
 	struct strata_optim_cfg optim;
 	double weight_decay;
-	bool decays_vectors;   /* decay on all tensors, not matrices only */
-	double clip;           /* limit of the global norm; 0 = none */
-	uint64_t numeric_plan; /* hash of what bits depend on; kept in the snapshot */
-	uint64_t data_id;      /* the same of data, seed and order */
+	bool decays_vectors;    /* decay on all tensors, not matrices only */
+	double clip;            /* limit of the global norm; 0 = none */
+	bool always_speculates; /* where the plan can; else when the last steps rarely clipped */
+	uint64_t numeric_plan;  /* hash of what bits depend on; kept in the snapshot */
+	uint64_t data_id;       /* the same of data, seed and order */
 	/* First values: elements [first, first + n) of tensor t of a unit, fp32. On the worker. */
 	int (*fill)(void *user, const struct st_tensor_desc *t, size_t first, size_t n, float *out);
 	void *fill_user;
@@ -74,6 +75,7 @@ struct st_step_out {
 	double loss;      /* mean over all tokens of the step */
 	double grad_norm; /* before clipping */
 	double clip_factor;
+	bool speculated, rolled_back;     /* units were updated inside backward; in vain */
 	uint64_t durable_step;            /* latest step whose commit is durable */
 	int64_t wall_ns;                  /* since the step before was reported */
 	int64_t compute_ns;               /* of that, the compute lane was busy */

@@ -96,7 +96,16 @@ static int run_backward(struct st_exec *x, const struct st_program *p, const str
 
 /* ---- gradients and optimizer --------------------------------------------------------------- */
 
-static void run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op)
+/* The norm so far is beyond the limit, by more than its rounding. */
+static bool will_clip(const struct st_exec *x, const struct st_run *run)
+{
+	double clip = x->cfg->clip * (1 + 1e-6);
+
+	return !isfinite(run->square_sum) || (clip > 0 && run->square_sum > clip * clip);
+}
+
+static void run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		       struct st_run *run)
 {
 	const struct st_layout *l = x->plan->layout;
 	const struct st_tile *t = &l->tiles[op->tile];
@@ -112,6 +121,9 @@ static void run_reduce(struct st_exec *x, const struct st_program *p, const stru
 					       st_optim_grads(l->grad_dtype),
 					       leaf + e / STRATA_NUMERIC_TILE));
 	}
+	run->square_sum += strata_optim_tree_sum(leaf, t->elems / STRATA_NUMERIC_TILE);
+	if (run->speculates && will_clip(x, run))
+		atomic_store(&run->is_hopeless, true);
 }
 
 static struct strata_optim_format optim_format(const struct st_layout *l)
@@ -295,6 +307,7 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 			       (unsigned long long)run->step,
 			       isfinite(run->mean_loss) ? "gradient norm" : "loss");
 	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
+	run->rolled_back = run->speculates && run->clip_factor != 1.0;
 	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->beta2, run->clip_factor,
 			     optim);
 	if (rc)
@@ -363,12 +376,13 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void 
 	case ST_OP_BACKWARD:
 		return run_backward(x, p, op, run);
 	case ST_OP_REDUCE:
-		run_reduce(x, p, op);
+		run_reduce(x, p, op, run);
 		return 0;
 	case ST_OP_NORM:
 		return run_norm(x, run);
 	case ST_OP_UPDATE:
-		run_update(x, p, op, run);
+		if (!op->is_speculative || !atomic_load(&run->is_hopeless))
+			run_update(x, p, op, run);
 		return 0;
 	case ST_OP_UPDATE_ROWS:
 		run_update_rows(x, p, op, run);

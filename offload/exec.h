@@ -8,6 +8,8 @@
 #ifndef OFFLOAD_EXEC_H
 #define OFFLOAD_EXEC_H
 
+#include <stdatomic.h>
+
 #include "offload/engine.h"
 
 /* One run of a program. */
@@ -16,13 +18,16 @@ struct st_run {
 	enum st_variant variant;
 	uint64_t step;             /* STEP: its number, 1-based */
 	int32_t *tokens, *targets; /* [max micro-batches * batch * seq] */
-	struct st_rows rows;       /* STEP_PENDING, where the plan looks up ahead */
+	struct st_rows rows;       /* updates due, where the plan looks up ahead */
 	double *loss;              /* [max micro-batches] sums */
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
 	struct strata_optim_step optim[2];        /* IMMEDIATE updates: without and with decay */
 	double mean_loss, grad_norm, clip_factor; /* out */
+	double square_sum;                        /* of the gradients that are final so far */
+	atomic_bool is_hopeless;      /* speculation: the step will clip, so it goes no further */
+	bool speculates, rolled_back; /* out: rolled_back: in vain */
 	bool is_reported;
 	st_emit_fn *emit;
 	void *emit_user;

@@ -14,20 +14,42 @@
 #define REST_TILES_USEFUL  8u
 #define PARAM_UNITS_USEFUL 3u
 
+static const struct variant {
+	const char *name;
+	struct st_variant_desc desc;
+} variants[ST_VARIANT_N] = {
+#define STEP(first, text, spec)                                                                    \
+	[first + ST_DUE_NONE] = { text, { .is_step = true, .speculates = spec } },                 \
+		 [first + ST_DUE_DEFERRED] = { text ", updates due",                               \
+					       { true, spec, false, ST_DUE_DEFERRED } },           \
+		 [first + ST_DUE_ALL] = { text ", all updates due",                                \
+					  { true, spec, false, ST_DUE_ALL } }
+#define OTHER(first, text, save)                                                                   \
+	[first + ST_DUE_NONE] = { text, { .saves = save } },                                       \
+		 [first + ST_DUE_DEFERRED] = { text ", updates due",                               \
+					       { .saves = save, .due = ST_DUE_DEFERRED } },        \
+		 [first + ST_DUE_ALL] = { text ", all updates due",                                \
+					  { .saves = save, .due = ST_DUE_ALL } }
+	[ST_VARIANT_INIT] = { "init", { 0 } },
+	[ST_VARIANT_LOAD] = { "load", { 0 } },
+	[ST_VARIANT_EVAL] = { "evaluation", { 0 } },
+	[ST_VARIANT_EXPORT] = { "export", { 0 } },
+	STEP(ST_VARIANT_STEP, "step", false),
+	STEP(ST_VARIANT_SPECULATE, "speculative step", true),
+	OTHER(ST_VARIANT_FLUSH, "flush", false),
+	OTHER(ST_VARIANT_SAVE, "save", true),
+#undef STEP
+#undef OTHER
+};
+
 const char *st_variant_name(enum st_variant v)
 {
-	static const char *const names[] = {
-		[ST_VARIANT_INIT] = "init",
-		[ST_VARIANT_LOAD] = "load",
-		[ST_VARIANT_STEP] = "step",
-		[ST_VARIANT_STEP_PENDING] = "step with a pending update",
-		[ST_VARIANT_FLUSH] = "flush",
-		[ST_VARIANT_SAVE] = "save",
-		[ST_VARIANT_SAVE_PENDING] = "save with a pending update",
-		[ST_VARIANT_EVAL] = "evaluation",
-		[ST_VARIANT_EXPORT] = "export",
-	};
-	return names[v];
+	return variants[v].name;
+}
+
+const struct st_variant_desc *st_variant_desc(enum st_variant v)
+{
+	return &variants[v].desc;
 }
 
 static uint64_t align_up(uint64_t n)
@@ -59,7 +81,106 @@ struct pins {
 
 static bool rests(const struct st_plan *p, uint32_t tile)
 {
-	return p->mode[p->layout->tiles[tile].unit] == ST_UPDATE_DEFERRED;
+	return p->mode[p->layout->tiles[tile].unit] != ST_UPDATE_IMMEDIATE;
+}
+
+/* Bytes that an update of the unit moves between memory and NVMe, and that reading it once does. */
+static void unit_traffic(const struct st_plan *p, uint32_t unit, double *update, double *read)
+{
+	const struct st_layout *l = p->layout;
+
+	*update = *read = 0;
+	for (uint32_t t = l->unit_first_tile[unit]; t < l->unit_first_tile[unit + 1]; t++) {
+		uint8_t on = p->on_nvme[t];
+		double param = (double)st_tile_param_bytes(l, t);
+		double state = (double)st_tile_state_bytes(l, t);
+
+		*read += on & ST_ON_NVME_PARAM ? param : 0;
+		*update += on & ST_ON_NVME_STATE ? state : 0;
+		*update += on & ST_ON_NVME_PARAM || p->cfg.commits ? param : 0;
+		*update += on & ST_ON_NVME_STATE || p->cfg.commits ? state : 0;
+	}
+}
+
+/* Work of forward as a share of the step's. */
+static double forward_share(const struct st_plan *p)
+{
+	const struct st_model *m = p->cfg.model;
+	double fwd = 0, rest = 0;
+
+	for (unsigned s = 0; s < m->n_stages; s++) {
+		rest += m->stages[s].bwd_flops;
+		if (s + 1 < m->n_stages) {
+			fwd += m->stages[s].fwd_flops;
+			rest += p->cfg.recompute ? m->stages[s].fwd_flops : 0;
+		}
+	}
+	return fwd + rest > 0 ? fwd / (fwd + rest) : 0.5;
+}
+
+static bool is_of_first_stage(const struct st_plan *p, uint32_t unit)
+{
+	const struct st_stage_desc *s = &p->cfg.model->stages[0];
+
+	for (unsigned k = 0; k < s->n_units; k++)
+		if (s->units[k] == unit)
+			return true;
+	return false;
+}
+
+/*
+ * Modes of all units such that forward moves its share of the bytes. The first stage's units are
+ * final last and needed first, so they are never updated at once where that moves bytes; of the
+ * others, the deferred ones are spread evenly over the layers.
+ */
+static void interleave(struct st_plan *p, enum st_update eager)
+{
+	const uint32_t n = p->layout->n_units;
+	double total = 0, forward = 0, others = 0, update, read, share, owed = 0;
+
+	for (uint32_t u = 0; u < n; u++) {
+		unit_traffic(p, u, &update, &read);
+		total += update + 2 * read;
+		forward += read + (is_of_first_stage(p, u) ? update : 0);
+		others += is_of_first_stage(p, u) ? 0 : update;
+	}
+	share = others > 0 ? (forward_share(p) * total - forward) / others : 0;
+	for (uint32_t u = 0; u < n; u++) {
+		unit_traffic(p, u, &update, &read);
+		p->mode[u] = eager;
+		if (is_of_first_stage(p, u)) {
+			p->mode[u] = update > 0 ? ST_UPDATE_DEFERRED : eager;
+			continue;
+		}
+		owed += share * update;
+		if (owed < update / 2 || update == 0)
+			continue;
+		p->mode[u] = ST_UPDATE_DEFERRED;
+		owed -= update;
+	}
+}
+
+static void choose_modes(struct st_plan *p)
+{
+	const struct st_plan_cfg *c = &p->cfg;
+	const struct st_layout *l = p->layout;
+
+	for (uint32_t u = 0; u < l->n_units; u++)
+		p->mode[u] = c->modes ? c->modes[u] : c->update;
+	if (c->update == ST_UPDATE_AUTO && !c->modes)
+		interleave(p, !c->needs_norm     ? ST_UPDATE_IMMEDIATE
+			      : c->may_speculate ? ST_UPDATE_SPECULATIVE
+						 : ST_UPDATE_DEFERRED);
+	p->has_pending = p->speculates = false;
+	for (uint32_t u = 0; u < l->n_units; u++) {
+		/* What is updated in memory is gone; only the store keeps what was before. */
+		for (uint32_t t = l->unit_first_tile[u]; t < l->unit_first_tile[u + 1]; t++)
+			if (p->mode[u] == ST_UPDATE_SPECULATIVE &&
+			    ~p->on_nvme[t] & (ST_ON_NVME_PARAM | ST_ON_NVME_STATE))
+				p->mode[u] = ST_UPDATE_DEFERRED;
+		p->has_pending |= p->mode[u] != ST_UPDATE_IMMEDIATE;
+		p->speculates |= p->mode[u] == ST_UPDATE_SPECULATIVE;
+	}
 }
 
 /* What lives in memory for the whole run gets its place first. */
@@ -98,6 +219,7 @@ static void place_homes(struct st_plan *p, const struct pins *pins)
 			take(p, c->state_home == ST_HOME_DEVICE ? ST_ARENA_DEVICE : ST_ARENA_HOST,
 			     st_tile_state_bytes(l, t));
 	}
+	choose_modes(p);
 	for (uint32_t t = 0; t < l->n_tiles; t++) {
 		if (!rests(p, t))
 			continue;
@@ -121,18 +243,18 @@ static bool loads(const struct st_plan *p)
 
 static bool is_wanted(const struct st_plan *p, enum st_variant v)
 {
-	switch (v) {
-	case ST_VARIANT_LOAD:
+	const struct st_variant_desc *d = st_variant_desc(v);
+
+	if (v == ST_VARIANT_LOAD)
 		return loads(p);
-	case ST_VARIANT_STEP_PENDING:
-	case ST_VARIANT_FLUSH:
-	case ST_VARIANT_SAVE_PENDING:
-		return p->has_pending;
-	case ST_VARIANT_EVAL:
+	if (v == ST_VARIANT_EVAL)
 		return p->cfg.n_eval_mb > 0;
-	default:
+	if (v < ST_VARIANT_STEP)
 		return true;
-	}
+	if (v == ST_VARIANT_FLUSH + ST_DUE_NONE || (d->speculates && !p->speculates))
+		return false;
+	return d->due == ST_DUE_NONE || (d->due == ST_DUE_DEFERRED && p->has_pending) ||
+	       (d->due == ST_DUE_ALL && p->speculates);
 }
 
 static void drop_programs(struct st_plan *p)
@@ -342,6 +464,22 @@ static int settle(struct st_plan *p, const struct pins *pins, uint64_t *pool_byt
 	return rc ? rc : size_pools(p, pool_bytes);
 }
 
+static uint64_t unit_state_bytes(const struct st_layout *l, uint32_t unit)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t t = l->unit_first_tile[unit]; t < l->unit_first_tile[unit + 1]; t++)
+		sum += align_up(st_tile_state_bytes(l, t));
+	return sum;
+}
+
+/* A unit that speculates is on NVMe as a whole, so that the others had better be in memory so. */
+static bool pins_whole_units(const struct st_plan *p)
+{
+	return p->cfg.needs_norm && p->cfg.may_speculate && p->cfg.param_home == ST_HOME_NVME &&
+	       p->cfg.state_home == ST_HOME_NVME && p->cfg.update != ST_UPDATE_DEFERRED;
+}
+
 /*
  * What the pools leave of the budgets, in the order of what a byte of memory saves: gradients (a
  * write and a read), parameters (two reads), states (one read).
@@ -369,11 +507,17 @@ static void choose_pins(const struct st_plan *p, const uint64_t *free_bytes, str
 	for (unsigned a = 0; a < ST_ARENA_N && p->cfg.param_home == ST_HOME_NVME; a++)
 		for (; unit < l->n_units; unit++, pins->params[a]++) {
 			uint64_t bytes = align_up(st_unit_param_bytes(l, unit));
+			uint64_t states = pins_whole_units(p) ? unit_state_bytes(l, unit) : 0;
 
-			if (bytes > left[a])
+			if (bytes > left[a] || states > left[ST_ARENA_HOST] ||
+			    (a == ST_ARENA_HOST && bytes + states > left[a]))
 				break;
 			left[a] -= bytes;
+			left[ST_ARENA_HOST] -= states;
+			pins->states = pins_whole_units(p) ? l->unit_first_tile[unit + 1] : 0;
 		}
+	if (pins_whole_units(p))
+		return;
 	while (p->cfg.state_home == ST_HOME_NVME && pins->states < l->n_tiles) {
 		uint64_t bytes = align_up(st_tile_state_bytes(l, pins->states));
 
@@ -466,12 +610,8 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 		rc = st_fail(-ENOMEM, "plan");
 		goto fail;
 	}
-	for (uint32_t u = 0; u < p->layout->n_units; u++) {
-		p->mode[u] = cfg->modes ? cfg->modes[u] : cfg->update;
-		p->has_pending |= p->mode[u] == ST_UPDATE_DEFERRED;
-	}
-	p->cfg.modes = NULL;
 	rc = decide(p);
+	p->cfg.modes = NULL;
 	if (rc)
 		goto fail;
 	*out = p;
@@ -496,19 +636,21 @@ void st_plan_destroy(struct st_plan *p)
 	free(p);
 }
 
-static const struct st_program *steady(const struct st_plan *p)
+const struct st_program *st_plan_steady(const struct st_plan *p)
 {
-	return p->program[p->has_pending ? ST_VARIANT_STEP_PENDING : ST_VARIANT_STEP];
+	enum st_variant first = p->speculates ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
+
+	return p->program[first + (p->has_pending ? ST_DUE_DEFERRED : ST_DUE_NONE)];
 }
 
 uint64_t st_plan_read_bytes(const struct st_plan *p)
 {
-	return steady(p)->lane_bytes[ST_LANE_READ];
+	return st_plan_steady(p)->lane_bytes[ST_LANE_READ];
 }
 
 uint64_t st_plan_write_bytes(const struct st_plan *p)
 {
-	return steady(p)->lane_bytes[ST_LANE_WRITE];
+	return st_plan_steady(p)->lane_bytes[ST_LANE_WRITE];
 }
 
 uint64_t st_plan_disk_bytes(const struct st_plan *p, unsigned n_paths)

@@ -15,10 +15,17 @@
  * is used. On a device that is host_visible both arenas are memory that the compute lane reads
  * directly.
  *
- * Update modes, per unit. IMMEDIATE: inside backward, right after the unit's gradient was rounded;
- * legal when no clipping is asked for. DEFERRED: pending, applied right before the unit's next use
- * in forward. (Speculative updates, inside backward with a way back, are a third mode of the same
- * vocabulary.)
+ * Update modes, per unit; they change no bit of the result.
+ *  IMMEDIATE    inside backward, right after the unit's gradient was rounded, which then is gone;
+ *               legal when neither clipping nor a loss scale needs the whole norm first.
+ *  DEFERRED     due after the step, applied right before the unit's next use in forward.
+ *  SPECULATIVE  inside backward, taking for granted that the step will not clip. The gradient is
+ *               kept. If the step does clip, the store forgets what was written since its last
+ *               commit, and the update is due as if deferred. So it needs a commit every step, and
+ *               the unit on NVMe.
+ * With AUTO the planner interleaves the modes so that forward and backward move bytes in
+ * proportion to their work: a step is then as long as its slower resource, not as the slower
+ * resource of each half.
  */
 #ifndef OFFLOAD_PLAN_H
 #define OFFLOAD_PLAN_H
@@ -54,7 +61,9 @@ struct st_plan_cfg {
 	unsigned n_eval_mb; /* micro-batches of an evaluation program; 0 = no evaluation */
 	enum st_home param_home, state_home;
 	bool pins;             /* what is at home on NVMe stays in memory as far as budgets go */
-	enum st_update update; /* IMMEDIATE or DEFERRED, for all units ... */
+	bool needs_norm;       /* clipping or loss scaling: nothing is IMMEDIATE */
+	bool may_speculate;    /* every step is committed, so there is a way back */
+	enum st_update update; /* for all units; AUTO: the planner's choice ... */
 	const enum st_update
 		*modes; /* ... or for each: [n_units], borrowed for the call; or NULL */
 	enum st_order order;
@@ -66,25 +75,35 @@ struct st_plan_cfg {
 	enum st_lookahead lookahead;
 };
 
-/* Which program. A step or flush is "pending" when the update of the step before is still due. */
+/* Updates that the step before left: of no unit, of those that are DEFERRED, or also of those that
+ * are SPECULATIVE (it did not speculate, or in vain). */
+enum st_due { ST_DUE_NONE, ST_DUE_DEFERRED, ST_DUE_ALL, ST_DUE_N };
+
+/* Which program. */
 enum st_variant {
-	ST_VARIANT_INIT, /* first values everywhere; commit */
-	ST_VARIANT_LOAD, /* what lives in memory, from the store */
-	ST_VARIANT_STEP,
-	ST_VARIANT_STEP_PENDING,
-	ST_VARIANT_FLUSH, /* apply the pending update */
-	ST_VARIANT_SAVE,
-	ST_VARIANT_SAVE_PENDING, /* everything in the store is current; commit */
-	ST_VARIANT_EVAL,         /* forward and loss only */
-	ST_VARIANT_EXPORT,       /* each tile's master weights and moments, in order */
-	ST_VARIANT_N
+	ST_VARIANT_INIT,   /* first values everywhere; commit */
+	ST_VARIANT_LOAD,   /* what lives in memory, from the store */
+	ST_VARIANT_EVAL,   /* forward and loss only */
+	ST_VARIANT_EXPORT, /* each tile's master weights and moments, in order */
+	ST_VARIANT_STEP,   /* + enum st_due, of the step before */
+	ST_VARIANT_SPECULATE = ST_VARIANT_STEP + ST_DUE_N,  /* + due: a step that speculates */
+	ST_VARIANT_FLUSH = ST_VARIANT_SPECULATE + ST_DUE_N, /* + due: apply it */
+	ST_VARIANT_SAVE = ST_VARIANT_FLUSH + ST_DUE_N, /* + due: the store is current; commit */
+	ST_VARIANT_N = ST_VARIANT_SAVE + ST_DUE_N
 };
+
+struct st_variant_desc {
+	bool is_step, speculates, saves;
+	enum st_due due;
+};
+const struct st_variant_desc *st_variant_desc(enum st_variant v);
 
 struct st_plan {
 	struct st_plan_cfg cfg;
 	struct st_layout *layout;
 	enum st_update *mode;       /* [n_units] when each unit is updated */
-	bool has_pending;           /* some unit is DEFERRED: steps leave an update behind */
+	bool has_pending;           /* steps leave an update behind, of some unit */
+	bool speculates;            /* some unit is SPECULATIVE */
 	uint8_t *on_nvme;           /* [n_tiles] ST_ON_NVME_*; a unit's tiles agree on PARAM */
 	struct st_addr *param_addr; /* [n_units] in memory, where not on NVMe */
 	struct st_addr *state_addr; /* [n_tiles] */
@@ -109,6 +128,8 @@ ST_MUST_CHECK int st_plan_create(struct st_plan **out, const struct st_plan_cfg 
 void st_plan_destroy(struct st_plan *p);
 
 const char *st_variant_name(enum st_variant v);
+/** st_plan_steady() - the program of a step in the middle of a run that never clips. */
+const struct st_program *st_plan_steady(const struct st_plan *p);
 
 /* Bytes a step moves between memory and NVMe; rows that are looked up ahead count at their most. */
 uint64_t st_plan_read_bytes(const struct st_plan *p);

@@ -146,6 +146,7 @@ struct st_op {
 	bool zeroes[ST_STAGE_UNITS_MAX]; /* BACKWARD: this unit's accumulator starts here */
 	bool is_recompute;               /* FORWARD inside backward */
 	bool is_pending;                 /* UPDATE of the step before this one */
+	bool is_speculative;             /* READ, UPDATE, WRITE: void once the step will clip */
 	bool is_lookup;                  /* FORWARD: unit 0 is the table of the batch's rows */
 	uint32_t unit, tile, stage, mb;  /* ST_NONE where it has none */
 	uint32_t chunk;                  /* READ_ROWS, UPDATE_ROWS */

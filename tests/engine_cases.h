@@ -31,6 +31,19 @@ static const struct variation {
 	{ "pinned in part", { .param_home = NVME, .state_home = NVME, .spare_bytes = 3 << 20 } },
 	{ "pinned in part, committed",
 	  { .param_home = NVME, .state_home = NVME, .spare_bytes = 12 << 20, .commits = true } },
+	{ "speculative",
+	  { .param_home = NVME,
+	    .state_home = NVME,
+	    .commits = true,
+	    .update = ST_UPDATE_SPECULATIVE } },
+	{ "speculative, gradients on nvme, pinned in part",
+	  { .param_home = NVME,
+	    .state_home = NVME,
+	    .commits = true,
+	    .update = ST_UPDATE_SPECULATIVE,
+	    .spare_bytes = 2 << 20 } },
+	{ "the planner's modes",
+	  { .param_home = NVME, .state_home = NVME, .commits = true, .plans_modes = true } },
 	{ "committed", { .param_home = NVME, .state_home = NVME, .commits = true } },
 	{ "committed, mixed homes", { .param_home = NVME, .state_home = HOST, .commits = true } },
 };
@@ -70,7 +83,7 @@ static inline uint64_t check_all(const struct tiny *t_plain, unsigned steps)
 
 		t.dtype = plain.dtype;
 		t.clip = plain.clip;
-		t.update = plain.update;
+		t.update = t.plans_modes ? ST_UPDATE_AUTO : t.update ? t.update : plain.update;
 		t.is_wide = plain.is_wide;
 		got = hash_after(&t, steps);
 		ck_assert_msg(got == want, "%s, update mode %d, clip %g: %016lx, plain %016lx",

@@ -30,6 +30,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	unsigned n_paths; /* 0 = 1 */
 	const char *backend;
 	unsigned n_mb;
+	bool plans_modes;
 	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
 	bool waits;   /* the lookup waits for the whole table's update */
 	enum tiny_text text;
@@ -82,6 +83,8 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		.param_home = t->param_home,
 		.state_home = t->state_home,
 		.update = t->update,
+		.needs_norm = t->clip > 0,
+		.may_speculate = t->commits,
 		.order = t->order,
 		.recompute = !t->keeps_activations,
 		.acts_on_host = t->acts_on_host,
@@ -99,7 +102,7 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 	plan.model = r->model;
 	for (unsigned u = 0; u < r->model->n_units; u++)
 		modes[u] = t->immediate >> u & 1 ? ST_UPDATE_IMMEDIATE : t->update;
-	plan.modes = modes;
+	plan.modes = t->plans_modes ? NULL : modes;
 	r->text = t->text;
 	if (t->spare_bytes) {
 		plan.pins = true;
@@ -139,6 +142,7 @@ static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const c
 			   .has_bias_correction = true },
 		.weight_decay = 0.1,
 		.clip = t->clip,
+		.always_speculates = true,
 		.numeric_plan = 42,
 		.fill = tiny_fill,
 	};

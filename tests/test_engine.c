@@ -114,7 +114,7 @@ START_TEST(the_first_block_does_not_wait_for_the_table)
 	tiny_plan(&r, &t);
 	ck_assert(st_row_part(&r.plan->lookup, TINY_SPLIT_ROW, 1, &part));
 	ck_assert(!st_row_part(&r.plan->lookup, TINY_SPLIT_ROW + 1, 1, &part));
-	p = r.plan->program[ST_VARIANT_STEP_PENDING];
+	p = r.plan->program[ST_VARIANT_STEP + ST_DUE_DEFERRED];
 	loss = r.model->n_stages - 1;
 	ck_assert_uint_ge(r.plan->lookup.n_chunks, 2);
 	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, 1), 0);
@@ -131,7 +131,7 @@ START_TEST(the_first_block_does_not_wait_for_the_table)
 	tiny_unplan(&r);
 
 	tiny_plan(&r, &t); /* no room to keep the table beside the blocks */
-	p = r.plan->program[ST_VARIANT_STEP_PENDING];
+	p = r.plan->program[ST_VARIANT_STEP + ST_DUE_DEFERRED];
 	ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, 0, ST_OP_FORWARD, loss - 1), 0);
 	tiny_unplan(&r);
 }
@@ -161,7 +161,7 @@ START_TEST(an_untied_table_is_updated_before_the_commit)
 		cfg.param_home = cfg.state_home = ST_HOME_NVME;
 		cfg.commits = true;
 		CK(st_plan_create(&plan, &cfg));
-		p = plan->program[ST_VARIANT_STEP_PENDING];
+		p = plan->program[ST_VARIANT_STEP + ST_DUE_DEFERRED];
 		ck_assert_uint_ge(plan->lookup.n_chunks, 1);
 		ck_assert_uint_eq(count_before(p, ST_OP_UPDATE, ST_NONE, ST_OP_COMMIT, ST_NONE),
 				  plan->layout->n_tiles);
