@@ -43,8 +43,8 @@ static bool may_hold_state(int fd)
 	return may;
 }
 
-/* 1 removed, 0 left alone. */
-static int reclaim_one(int parent_fd, const char *name)
+/* 1 removed (with is_dry: would be), 0 left alone. */
+static int reclaim_one(int parent_fd, const char *name, bool is_dry)
 {
 	struct st_store_file f = ST_STORE_FILE_NONE;
 	bool is_removed = false;
@@ -57,9 +57,10 @@ static int reclaim_one(int parent_fd, const char *name)
 	if (f.fd < 0 && errno != ENOENT)
 		goto out;
 	if (f.fd >= 0 && (st_dir_check_ours(f.fd, name, false) || flock(f.fd, LOCK_EX | LOCK_NB) ||
-			  may_hold_state(f.fd) || unlinkat(f.dir_fd, ST_DIR_DATA, 0)))
+			  may_hold_state(f.fd)))
 		goto out;
-	is_removed = !unlinkat(parent_fd, name, AT_REMOVEDIR);
+	is_removed = is_dry || ((f.fd < 0 || !unlinkat(f.dir_fd, ST_DIR_DATA, 0)) &&
+				!unlinkat(parent_fd, name, AT_REMOVEDIR));
 
 out:
 	st_dir_close(&f);
@@ -83,7 +84,8 @@ static DIR *list(const char *path, int *fd, int *rc)
 	return d;
 }
 
-int st_store_reclaim(const char *path)
+static int reclaim(const char *path, bool is_dry, void (*fn)(void *user, const char *name),
+		   void *user)
 {
 	int fd, removed;
 	struct dirent *d;
@@ -93,10 +95,23 @@ int st_store_reclaim(const char *path)
 		return removed;
 	/* Not beside a create, see make_dir(). */
 	while (!flock(fd, LOCK_EX | LOCK_NB) && (d = readdir(dir)))
-		if (st_dir_is_our_name(d->d_name))
-			removed += reclaim_one(fd, d->d_name);
+		if (st_dir_is_our_name(d->d_name) && reclaim_one(fd, d->d_name, is_dry)) {
+			removed++;
+			if (fn)
+				fn(user, d->d_name);
+		}
 	closedir(dir);
 	return removed;
+}
+
+int st_store_reclaim(const char *path)
+{
+	return reclaim(path, false, NULL, NULL);
+}
+
+int st_store_abandoned(const char *path, void (*fn)(void *user, const char *name), void *user)
+{
+	return reclaim(path, true, fn, user);
 }
 
 /* ---- copies ---------------------------------------------------------------------------------- */

@@ -106,6 +106,10 @@ ST_MUST_CHECK int st_store_register_files(const struct st_store *s, struct st_ai
  * @return number of directories removed, or a negative code
  */
 ST_MUST_CHECK int st_store_reclaim(const char *path);
+/** st_store_abandoned() - the directories that st_store_reclaim() would remove now: fn (may be
+ * NULL) is called with the name of each. @return their number, or a negative code */
+ST_MUST_CHECK int st_store_abandoned(const char *path, void (*fn)(void *user, const char *name),
+				     void *user);
 
 /**
  * st_store_prep_read() / st_store_prep_write() - fill *req for extent e (all of it): fd, path,
