@@ -305,6 +305,21 @@ static int measure(struct bench *b, enum st_load_op op, size_t block_bytes, int6
 	return 0;
 }
 
+/* Once there is something to measure: what is refused before leaves stdout empty. */
+static void begin_table(struct bench *b)
+{
+	struct utsname un;
+
+	if (b->table.f)
+		return;
+	st_report_note(&b->report, "strata bench nvme: %s on %zu path%s (%s%s), Linux %s",
+		       st_bytes_text(b->a->size_bytes).s, b->a->paths.n,
+		       b->a->paths.n > 1 ? "s" : "", b->a->paths.v[0],
+		       b->a->paths.n > 1 ? ", ..." : "", uname(&un) ? "?" : un.release);
+	st_table_begin(&b->table, stdout, b->report.form, columns,
+		       b->a->with_fio ? COL_ALL : COL_PLAIN);
+}
+
 static int measure_block(struct bench *b, size_t block_bytes)
 {
 	struct st_area_cfg cfg = {
@@ -324,6 +339,8 @@ static int measure_block(struct bench *b, size_t block_bytes)
 	st_report_status(&b->report, "blocks of %s: the first pass of writing",
 			 st_bytes_text(block_bytes).s);
 	rc = st_area_open(&b->area, &cfg);
+	if (!rc)
+		begin_table(b);
 	if (!rc)
 		rc = st_compare_prepare(b->area, &aio, cfg.depth_max, b->a->with_fio);
 	pass_ns = (st_now_ns() - start_ns) / (b->a->with_fio ? 2 : 1);
@@ -395,7 +412,7 @@ static int check_args(struct bench *b)
 		return st_fail(-EINVAL, "bench nvme: --json and --csv: choose one.");
 	rc = parse_blocks(b);
 	for (unsigned i = 0; !rc && i < b->n_blocks; i++) {
-		uint64_t least = 2 * a->depth * b->blocks[i] * a->paths.n;
+		uint64_t least = 2 * b->blocks[i] * (a->depth > a->paths.n ? a->depth : a->paths.n);
 
 		if (a->size_bytes < least)
 			rc = st_fail(-EINVAL,
@@ -413,18 +430,6 @@ static int check_args(struct bench *b)
 }
 
 /* ---- the verb ------------------------------------------------------------------------------ */
-
-static void note_machine(struct bench *b)
-{
-	struct utsname un;
-
-	if (uname(&un))
-		return;
-	st_report_note(&b->report, "strata bench nvme: %s on %zu path%s (%s%s), %s %s",
-		       st_bytes_text(b->a->size_bytes).s, b->a->paths.n,
-		       b->a->paths.n > 1 ? "s" : "", b->a->paths.v[0],
-		       b->a->paths.n > 1 ? ", ..." : "", un.sysname, un.release);
-}
 
 static int draw(const struct bench *b)
 {
@@ -475,7 +480,8 @@ static int finish(struct bench *b, int rc)
 {
 	int flushed;
 
-	st_table_end(&b->table);
+	if (b->table.f)
+		st_table_end(&b->table);
 	if (!rc && b->n_wrong)
 		rc = st_fail(STRATA_E_CORRUPT,
 			     "%llu blocks came back wrong: the drive, its cable or the memory is "
@@ -522,8 +528,6 @@ static int nvme_run(const void *args, char **argv)
 	st_report_begin(&b.report, a->as_json  ? ST_TABLE_JSON
 				   : a->as_csv ? ST_TABLE_CSV
 					       : ST_TABLE_TEXT);
-	note_machine(&b);
-	st_table_begin(&b.table, stdout, b.report.form, columns, a->with_fio ? COL_ALL : COL_PLAIN);
 	for (unsigned i = 0; !rc && i < b.n_blocks; i++)
 		rc = measure_block(&b, b.blocks[i]);
 	code = finish(&b, rc);

@@ -35,7 +35,7 @@
 #define ALONE       3u /* rounds of each path alone */
 #define GAIN        1.03
 #define WINS        4u /* of ROUNDS */
-#define SLICE_MIN_S 0.05
+#define SLICE_MIN_S 0.02
 #define EQUAL       0.05 /* paths that differ by less share alike */
 
 struct tune_args {
@@ -50,7 +50,8 @@ static const struct tune_args defaults = { .size_bytes = (uint64_t)1 << 30, .sec
 
 static const struct st_opt options[] = {
 	{ "path", ST_OPT_LIST, .metavar = "DIR", .offset = offsetof(struct tune_args, paths),
-	  .help = "a directory on the drive, as in nvme_path; again for each further drive" },
+	  .help = "a directory on the drive; again for each further drive. Without it, the\n"
+		  "nvme_path of --write's CONFIG" },
 	{ "write", ST_OPT_TEXT, .metavar = "CONFIG", .offset = offsetof(struct tune_args, write),
 	  .help = "set what was found in this configuration; its comments and other keys stay" },
 	{ "seconds", ST_OPT_REAL, .metavar = "S", .min = 1, .max = 36000,
@@ -104,6 +105,8 @@ struct final {
 
 struct tune {
 	const struct tune_args *a;
+	const char *const *paths; /* [n_paths] --path, or the configuration's */
+	size_t n_paths;
 	struct st_config *config; /* what is in force now */
 	bool has_file;            /* of --write, before */
 	struct st_report report;
@@ -210,6 +213,16 @@ static double cpu_of(const struct st_load_result *r)
 	return r->n_bytes ? (double)r->cpu_ns / (double)r->n_bytes : NAN;
 }
 
+/* Once there is something to measure: what is refused before leaves stdout empty. */
+static void begin_table(struct tune *t)
+{
+	if (t->table.f)
+		return;
+	if (t->a->as_json)
+		fputs("{\"measurements\":", stdout);
+	st_table_begin(&t->table, stdout, t->report.form, columns, COL_ALL);
+}
+
 static int open_filled(struct tune *t, struct st_area **area, const char *const *paths, unsigned n,
 		       const uint32_t *weights)
 {
@@ -217,7 +230,7 @@ static int open_filled(struct tune *t, struct st_area **area, const char *const 
 		.paths = paths,
 		.n_paths = n,
 		.weights = weights,
-		.size_bytes = t->a->size_bytes / t->a->paths.n * n,
+		.size_bytes = t->a->size_bytes / t->n_paths * n,
 		.block_bytes = EXTENT,
 		.depth_max = (unsigned)(IN_FLIGHT / EXTENT) + 4,
 		.stop = &st_signal,
@@ -226,10 +239,13 @@ static int open_filled(struct tune *t, struct st_area **area, const char *const 
 	uint64_t half = cfg.size_bytes / EXTENT / 2;
 	int rc = st_area_open(area, &cfg);
 
+	if (rc)
+		return rc;
+	begin_table(t);
 	pass.depth = half < 8 ? (unsigned)half : 8;
 	st_report_status(&t->report, "%s%s: the first pass of writing", paths[0],
 			 n > 1 ? ", ..." : "");
-	return rc ? rc : st_area_run(*area, &pass, t->r);
+	return st_area_run(*area, &pass, t->r);
 }
 
 /* ---- each path alone --------------------------------------------------------------------------
@@ -268,21 +284,21 @@ static int measure_alone(struct tune *t, const struct point *p, double seconds)
 	struct st_area *areas[ST_STORE_PATHS_MAX] = { NULL };
 	double gbps[ST_STORE_PATHS_MAX][ALONE], median[ST_STORE_PATHS_MAX];
 	double cpu[ST_STORE_PATHS_MAX] = { 0 };
-	size_t n = t->a->paths.n;
+	size_t n = t->n_paths;
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < n; i++)
-		rc = open_filled(t, &areas[i], &t->a->paths.v[i], 1, NULL);
+		rc = open_filled(t, &areas[i], &t->paths[i], 1, NULL);
 	for (unsigned k = 0; !rc && k < ALONE; k++)
 		for (size_t i = 0; !rc && i < n; i++) {
-			st_report_status(&t->report, "%s alone", t->a->paths.v[i]);
+			st_report_status(&t->report, "%s alone", t->paths[i]);
 			rc = slice(t, areas[i], p, ST_LOAD_MIXED, seconds / ((double)n * ALONE));
 			gbps[i][k] = st_load_gbps(t->r);
 			cpu[i] += cpu_of(t->r) / ALONE;
 		}
 	for (size_t i = 0; !rc && i < n; i++) {
 		median[i] = st_median(gbps[i], ALONE);
-		put_row(t, "alone", t->a->paths.v[i], p, ST_LOAD_MIXED, median[i], cpu[i], NAN);
+		put_row(t, "alone", t->paths[i], p, ST_LOAD_MIXED, median[i], cpu[i], NAN);
 	}
 	if (!rc)
 		set_weights(t->weights64, median, n);
@@ -384,8 +400,8 @@ static int sweep(struct tune *t, double seconds)
 	for (unsigned j = 0; !rc && j < t->n_points; j++) {
 		const struct point *p = &t->points[j];
 
-		put_row(t, "sweep", t->a->paths.n > 1 ? "all" : t->a->paths.v[0], p, ST_LOAD_MIXED,
-			p->mean, p->cpu_s_per_gb, p->mean / t->points[0].mean);
+		put_row(t, "sweep", t->n_paths > 1 ? "all" : t->paths[0], p, ST_LOAD_MIXED, p->mean,
+			p->cpu_s_per_gb, p->mean / t->points[0].mean);
 	}
 	return rc;
 }
@@ -481,9 +497,9 @@ static int run_finals(struct tune *t, double seconds)
 		for (int op = 0; op < ST_LOAD_OPS; op++) {
 			const struct final *f = &t->finals[j];
 
-			put_row(t, j ? "final" : "now",
-				t->a->paths.n > 1 ? "all" : t->a->paths.v[0], f->p, op,
-				f->median[op], f->cpu[op], f->median[op] / t->finals[0].median[op]);
+			put_row(t, j ? "final" : "now", t->n_paths > 1 ? "all" : t->paths[0], f->p,
+				op, f->median[op], f->cpu[op],
+				f->median[op] / t->finals[0].median[op]);
 		}
 	return 0;
 }
@@ -581,9 +597,9 @@ static void make_values(const struct tune *t, const char *threads_key, struct va
 	add_set(v, "aio.single_submit", "false");
 	add_set(v, "aio.overlap_events", "true");
 	add_set(v, "strata.nvme.backend", v->backend);
-	if (t->a->paths.n < 2)
+	if (t->n_paths < 2)
 		return;
-	for (size_t i = 0; i < t->a->paths.n; i++)
+	for (size_t i = 0; i < t->n_paths; i++)
 		len += (size_t)snprintf(v->weights + len, sizeof(v->weights) - len, "%s%llu",
 					i ? ", " : "[", (unsigned long long)t->weights64[i]);
 	snprintf(v->weights + len, sizeof(v->weights) - len, "]");
@@ -700,7 +716,7 @@ static int put_result(struct tune *t)
 	if (t->a->as_json)
 		put_json_end(t);
 	st_report_note(&t->report, "%s", t->why);
-	if (t->a->paths.n > 1)
+	if (t->n_paths > 1)
 		st_report_note(&t->report, "Extents are shared among the paths as their rates "
 					   "alone are.");
 	if (t->a->write)
@@ -724,11 +740,12 @@ static int draw(const struct tune *t)
 	static const char *const depth_names[] = { "4", "8", "16", "32", "64" };
 	double y[ST_ARRAY_LEN(blocks)][ST_ARRAY_LEN(depth_names)];
 	struct st_plot_series series[ST_ARRAY_LEN(blocks)];
+	char subtitle[96];
 	struct st_plot p = {
 		.kind = ST_PLOT_LINES,
 		.title = "NVMe: mixed load by block size and depth",
-		.subtitle = t->why,
-		.x_label = "requests in flight",
+		.subtitle = subtitle,
+		.x_label = "blocks in flight",
 		.y_label = "GB/s",
 		.x_names = depth_names,
 		.n_x = ST_ARRAY_LEN(depth_names),
@@ -738,6 +755,8 @@ static int draw(const struct tune *t)
 		.ref_name = t->has_file ? "as configured now" : "default",
 	};
 
+	snprintf(subtitle, sizeof(subtitle), "io_uring, %zu path%s; chosen: %s (%s)", t->n_paths,
+		 t->n_paths > 1 ? "s" : "", words_of(t->chosen).s, t->chosen->backend);
 	for (size_t b = 0; b < ST_ARRAY_LEN(blocks); b++) {
 		series[b] = (struct st_plot_series){ .name = names[b], .y = y[b] };
 		for (size_t d = 0; d < ST_ARRAY_LEN(depth_names); d++) {
@@ -756,7 +775,7 @@ static int measure(struct tune *t)
 {
 	uint32_t weights[ST_STORE_PATHS_MAX];
 	double s = t->a->seconds;
-	size_t n = t->a->paths.n;
+	size_t n = t->n_paths;
 	int rc = choose_points(t);
 
 	for (size_t i = 0; i < n; i++)
@@ -768,7 +787,7 @@ static int measure(struct tune *t)
 	for (size_t i = 0; i < n; i++)
 		weights[i] = (uint32_t)t->weights64[i];
 	if (!rc)
-		rc = open_filled(t, &t->area, t->a->paths.v, (unsigned)n, weights);
+		rc = open_filled(t, &t->area, t->paths, (unsigned)n, weights);
 	if (!rc)
 		rc = sweep(t, s * 0.5);
 	if (rc)
@@ -783,37 +802,54 @@ static int measure(struct tune *t)
 static int load_config(struct tune *t)
 {
 	static const char plain[] = "{\"train_batch_size\": 1}"; /* whatever: aio's defaults */
+	int rc;
 
 	t->has_file = t->a->write && access(t->a->write, F_OK) == 0;
 	if (t->has_file)
 		return st_config_load(&t->config, t->a->write, NULL, 0);
-	if (t->a->write) {
-		int rc = st_report_check_file(t->a->write);
-
-		if (rc)
-			return rc;
-	}
+	rc = t->a->write ? st_report_check_file(t->a->write) : 0;
+	if (rc)
+		return rc;
 	return st_config_parse(&t->config, plain, sizeof(plain) - 1, "defaults", NULL, 0);
+}
+
+/* Weights belong to the paths of the configuration, one by one. */
+static int choose_paths(struct tune *t)
+{
+	const struct st_strings *own = &t->config->nvme_paths;
+
+	t->paths = t->a->paths.n ? t->a->paths.v : own->v;
+	t->n_paths = t->a->paths.n ? t->a->paths.n : own->n;
+	if (!t->n_paths)
+		return st_fail(-EINVAL, "tune nvme: --path is missing: name a directory on the "
+					"drive.");
+	if (t->n_paths > ST_STORE_PATHS_MAX)
+		return st_fail(-EINVAL, "tune nvme: %zu paths: at most %u.", t->n_paths,
+			       ST_STORE_PATHS_MAX);
+	if (t->has_file && t->n_paths > 1 && t->n_paths != own->n)
+		return st_fail(-EINVAL,
+			       "tune nvme: %zu times --path, and %zu directories in the nvme_path "
+			       "of %s: name the same, or leave --path away.",
+			       t->n_paths, own->n, t->a->write);
+	return 0;
 }
 
 static int check_args(struct tune *t)
 {
-	const struct tune_args *a = t->a;
-	uint64_t least = 16 * EXTENT * a->paths.n;
-	int rc = 0;
+	uint64_t least;
+	int rc = t->a->svg ? st_report_check_file(t->a->svg) : 0;
 
-	if (!a->paths.n)
-		return st_fail(-EINVAL, "tune nvme: --path is missing: name a directory on the "
-					"drive.");
-	if (a->paths.n > ST_STORE_PATHS_MAX)
-		return st_fail(-EINVAL, "tune nvme: %zu paths: at most %u.", a->paths.n,
-			       ST_STORE_PATHS_MAX);
-	if (a->size_bytes < least)
-		return st_fail(-EINVAL, "tune nvme: --size: %zu paths need at least %s.",
-			       a->paths.n, st_bytes_text(least).s);
-	if (a->svg)
-		rc = st_report_check_file(a->svg);
-	return rc ? rc : load_config(t);
+	if (!rc)
+		rc = load_config(t);
+	if (!rc)
+		rc = choose_paths(t);
+	if (rc)
+		return rc;
+	least = 16 * EXTENT * t->n_paths;
+	return t->a->size_bytes >= least
+		       ? 0
+		       : st_fail(-EINVAL, "tune nvme: --size: %zu paths need at least %s.",
+				 t->n_paths, st_bytes_text(least).s);
 }
 
 static int finish(struct tune *t, int rc)
@@ -822,12 +858,13 @@ static int finish(struct tune *t, int rc)
 	int more;
 
 	st_area_close(t->area);
-	st_table_end(&t->table);
+	if (t->table.f)
+		st_table_end(&t->table);
 	if (!rc)
 		rc = put_result(t);
 	if (!rc && t->a->svg)
 		rc = draw(t);
-	if (t->a->as_json)
+	if (t->a->as_json && t->table.f)
 		fputs("}\n", stdout);
 	st_error_take(&e, rc);
 	st_report_end(&t->report);
@@ -855,9 +892,6 @@ static int tune_run(const void *args, char **argv)
 	} else {
 		st_signals_catch();
 		st_report_begin(&t->report, t->a->as_json ? ST_TABLE_JSON : ST_TABLE_TEXT);
-		if (t->a->as_json)
-			fputs("{\"measurements\":", stdout);
-		st_table_begin(&t->table, stdout, t->report.form, columns, COL_ALL);
 		code = finish(t, measure(t));
 	}
 	st_config_destroy(t->config);
