@@ -30,7 +30,7 @@
 #define SLICE_BYTES    ((size_t)1 << 30) /* the kernel's limit for one registered buffer */
 #define SLICES_MAX     1024u
 #define FILES_MAX      64u
-#define BATCH          16u /* entries after which they are handed over without waiting for more */
+#define BATCH          8u /* entries after which they are handed over without waiting for more */
 #define SQPOLL_IDLE_MS 50u
 #define WAKE_TAG       1u /* no piece has this address, */
 #define PROBE_TAG      2u /* nor this */
