@@ -167,6 +167,11 @@ static const struct st_rows *rows_of(void *user, void *ctx)
 	return &((const struct st_run *)ctx)->rows;
 }
 
+static bool is_void(void *user, void *ctx)
+{
+	return atomic_load(&((struct st_run *)ctx)->is_hopeless);
+}
+
 static int run_compute(void *user, const struct st_program *p, uint32_t op, void *ctx)
 {
 	struct st_engine *e = user;
@@ -586,6 +591,7 @@ static int start_lanes(struct st_engine *e)
 		.compute = run_compute,
 		.snapshot = take_snapshot,
 		.wants_commit = wants_commit,
+		.is_void = is_void,
 		.rows = rows_of,
 		.user = e,
 	};

@@ -194,6 +194,8 @@ static void begin_pieces(const struct st_lanes_real *r, const struct st_program 
 	*it = (struct pieces){ .layout = l,
 			       .kind = op->kind,
 			       .buf = r->cfg.arena[use->addr.arena] + use->addr.off_bytes };
+	if (op->is_speculative && r->cfg.is_void(r->cfg.user, ctx))
+		return; /* no pieces */
 	if (op->kind == ST_OP_READ_ROWS) {
 		st_rows_walk(&it->rows, r->cfg.lookup, r->cfg.rows(r->cfg.user, ctx), op->chunk);
 	} else if (op->tile != ST_NONE) {

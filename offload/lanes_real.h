@@ -41,6 +41,8 @@ struct st_lanes_real_cfg {
 	size_t (*snapshot)(void *user, void *ctx, void *out);
 	/* A commit became durable, or was not asked for at this boundary. */
 	bool (*wants_commit)(void *user, void *ctx);
+	/* Speculation of this run is over: what it would still read and write is of no use. */
+	bool (*is_void)(void *user, void *ctx);
 	/* The rows of a run, known when its gate opened; for READ_ROWS. */
 	const struct st_rows *(*rows)(void *user, void *ctx);
 	void *user;
