@@ -13,6 +13,8 @@ cli_json=$2
 train_api=$3
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/strata-cli.XXXXXX")
+# what strata plan measures is kept there, not among the user's files
+export XDG_CACHE_HOME=$work.cache
 n_failed=0
 mounts=()
 
@@ -27,7 +29,7 @@ clean_up() {
 		umount "$mount"
 	done
 	cd /
-	rm -rf "$work"
+	rm -rf "$work" "$work.cache"
 }
 trap clean_up EXIT
 cd "$work" || exit 1

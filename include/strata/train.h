@@ -148,22 +148,96 @@ STRATA_API void strata_trainer_close(struct strata_trainer *t);
 
 struct strata_plan; /* a configuration, planned; nothing was allocated or created */
 
+enum strata_measure {
+	STRATA_MEASURE_CACHED, /* as measured before, else now: a second or two */
+	STRATA_MEASURE_NOW,
+	STRATA_MEASURE_NEVER, /* nominal figures */
+};
+
+enum strata_plan_schedule {
+	STRATA_SCHEDULE_STRATA,
+	STRATA_SCHEDULE_DEEPSPEED,           /* the optimizer is a phase of its own; to compare */
+	STRATA_SCHEDULE_DEEPSPEED_PIPELINED, /* with pipeline_read and pipeline_write */
+};
+
+struct strata_plan_options {
+	size_t struct_bytes;
+	const char *hardware; /* a description of a machine (examples/hardware); NULL: this one */
+	enum strata_measure measure;
+	enum strata_plan_schedule schedule;
+	bool skips_time; /* no prediction: only what lives where */
+};
+#define STRATA_PLAN_OPTIONS_DEFAULT                                                                \
+	{                                                                                          \
+		.struct_bytes = sizeof(struct strata_plan_options)                                 \
+	}
+
 struct strata_tier {
 	const char *name;                  /* "device", "host", "nvme" */
 	uint64_t peak_bytes, budget_bytes; /* budget 0: as much as is useful */
 	uint64_t smallest_bytes;           /* the smallest budget that works */
 };
 
-/** strata_plan_open() - @return as strata_trainer_open(); STRATA_E_NO_FIT: *out is not set */
+struct strata_plan_part { /* of a tier's peak; together they are all of it */
+	const char *tier;
+	char what[64];
+	uint64_t bytes;
+};
+
+struct strata_plan_lane { /* a resource that works, in a step */
+	const char *name;
+	double busy_s, wait_s;
+	double work_s; /* what its operations take of it when nothing slows them */
+	uint64_t bytes;
+};
+
+struct strata_plan_time {
+	double step_s, step_clipped_s; /* they differ where updates are speculative */
+	double bound_s;                /* what no order of the same operations could beat */
+	double bound_by_phase_s;       /* what this mode of updates could reach */
+	double forward_s, backward_s, rest_s;
+	const char *limiting_lane;
+	const char *hardware, *source; /* whose rates these are, and where they are from */
+	double ranks;
+	bool is_coarse; /* units and large chunks stand for storage tiles */
+};
+
+struct strata_plan_remedy { /* what would fit: keys to set */
+	char what[120];
+	const char *const *sets; /* [n_sets] "key=value" */
+	size_t n_sets;
+};
+
+/**
+ * strata_plan_open() - plan a configuration, and predict its steps.
+ * @param how  in, or NULL: this machine, measured
+ * @return as strata_trainer_open(), save that what does not fit is an answer: 0, and
+ *         strata_plan_fits() is false
+ */
 STRATA_API STRATA_MUST_CHECK int strata_plan_open(struct strata_plan **out, const char *config_path,
-						  const struct strata_options *opt);
+						  const struct strata_options *opt,
+						  const struct strata_plan_options *how);
 STRATA_API void strata_plan_close(struct strata_plan *p);
 STRATA_API const struct strata_info *strata_plan_info(const struct strata_plan *p);
-/** strata_plan_tiers() - [n] in the order device, host, nvme; borrowed. */
+/** strata_plan_fits() - @param message  out, why not; or NULL */
+STRATA_API bool strata_plan_fits(const struct strata_plan *p, const char **message);
+/** strata_plan_remedies() - [n] what would fit, nearest first. */
+STRATA_API const struct strata_plan_remedy *strata_plan_remedies(const struct strata_plan *p,
+								 size_t *n);
+/** strata_plan_tiers() - [n] in the order device, host, nvme; borrowed. Of one rank. Where it does
+ *  not fit, the peak is what it would need at least. */
 STRATA_API const struct strata_tier *strata_plan_tiers(const struct strata_plan *p, size_t *n);
-/** strata_plan_bytes_per_step() - NVMe traffic of a step in steady state. */
+/** strata_plan_parts() - [n] in the order of tiers; borrowed. */
+STRATA_API const struct strata_plan_part *strata_plan_parts(const struct strata_plan *p, size_t *n);
+/** strata_plan_time() - NULL: not predicted. */
+STRATA_API const struct strata_plan_time *strata_plan_time(const struct strata_plan *p);
+/** strata_plan_lanes() - [n], those that have work. */
+STRATA_API const struct strata_plan_lane *strata_plan_lanes(const struct strata_plan *p, size_t *n);
+/** strata_plan_bytes_per_step() - NVMe traffic of a step in steady state, of one rank. */
 STRATA_API void strata_plan_bytes_per_step(const struct strata_plan *p, uint64_t *read,
 					   uint64_t *write);
+/** strata_plan_wear() - share of the drives' rated writes that 1,000 steps take; 0: not known. */
+STRATA_API double strata_plan_wear(const struct strata_plan *p);
 /** strata_plan_line() - line i of the text: what = "summary" (what lives where) or "program" (the
  *  step's operations). @return false beyond the last */
 STRATA_API bool strata_plan_line(const struct strata_plan *p, const char *what, size_t i,
