@@ -22,27 +22,140 @@
 
 #define ST_NAN_BITS 0x7fc00000u /* the only NaN that an update stores */
 
+/* What a kernel tells apart: the kinds of the interface, and SGD with and without a moment. */
+enum st_rule {
+	ST_RULE_ADAMW,
+	ST_RULE_ADAM,
+	ST_RULE_ADAGRAD,
+	ST_RULE_LION,
+	ST_RULE_SGD, /* no moment */
+	ST_RULE_MOMENTUM,
+	ST_RULES
+};
+
+static inline bool st_rule_has_m(enum st_rule r)
+{
+	return r != ST_RULE_ADAGRAD && r != ST_RULE_SGD;
+}
+
+static inline bool st_rule_has_v(enum st_rule r)
+{
+	return r == ST_RULE_ADAMW || r == ST_RULE_ADAM || r == ST_RULE_ADAGRAD;
+}
+
+/* Decay enters the gradient. */
+static inline bool st_rule_is_l2(enum st_rule r)
+{
+	return r != ST_RULE_ADAMW && r != ST_RULE_LION;
+}
+
 /* What struct strata_optim_step holds: factors of one step, derived in double, then rounded. */
 struct st_factors {
-	enum strata_optim_kind kind;
-	float b1, b2, one_minus_b1;
-	float one_minus_b2;    /* the fp32 below 1 - b2, */
-	float one_minus_b2_lo; /* and what is left, > 0: v is dominated by (1 - b2) g g early on */
-	float step_size;       /* lr / (1 - b1^t) */
-	float inv_bc2;         /* 1 / (1 - b2^t): vhat = v * inv_bc2 */
-	float eps;
-	float lr_wd;      /* lr * weight_decay */
-	float wd;         /* for Adam with L2 */
+	enum st_rule rule;
 	float grad_scale; /* unscale * clip factor */
+	float wd;         /* where decay enters the gradient */
+	float lr_wd;      /* lr * weight_decay where it is decoupled, else 0 */
+	float step_size;  /* Adam: lr / (1 - b1^t); Adagrad: lr / (1 + (t - 1) lr_decay); else lr */
+	float b1, one_minus_b1; /* SGD: momentum, 1 - dampening; 0 and 1 in the first step */
+	float b2, one_minus_b2; /* Adam: one_minus_b2 is the fp32 below 1 - b2, */
+	float one_minus_b2_lo;  /* and this what is left, > 0: v is dominated by (1 - b2) g g early
+				 */
+	float inv_bc2;          /* 1 / (1 - b2^t): vhat = v * inv_bc2 */
+	float eps;
+	float d_m, d_g; /* SGD with momentum: d = d_m m + d_g g */
+	uint64_t key;   /* of seed and step: of random bits */
 };
 
 _Static_assert(sizeof(struct st_factors) <= sizeof(struct strata_optim_step), "room for factors");
 
+static inline size_t st_grad_bytes(enum strata_optim_grads g)
+{
+	return g == STRATA_GRADS_F32 ? 4 : 2;
+}
+
+/*
+ * Random bits of element i of a stream: 32 of them, the upper half for m, the lower for v. A mix of
+ * 32 bits with two words of key, from a hash of (seed, step), stream and the upper half of i.
+ */
+struct st_random {
+	uint32_t k0, k1;
+};
+
+static inline uint64_t st_random_hash(uint64_t x)
+{
+	x += 0x9e3779b97f4a7c15u;
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	return x ^ x >> 31;
+}
+
+static inline struct st_random st_random_init(uint64_t key, uint64_t stream, uint64_t elem)
+{
+	uint64_t h = st_random_hash(st_random_hash(key ^ st_random_hash(stream)) + (elem >> 32));
+
+	return (struct st_random){ (uint32_t)h, (uint32_t)(h >> 32) };
+}
+
+#define ST_RANDOM_MUL1 0x7feb352du
+#define ST_RANDOM_MUL2 0x846ca68bu
+
+static inline uint32_t st_random_bits(struct st_random k, uint32_t elem)
+{
+	uint32_t x = elem + k.k0;
+
+	x = (x ^ x >> 16) * ST_RANDOM_MUL1 ^ k.k1;
+	x = (x ^ x >> 15) * ST_RANDOM_MUL2;
+	return x ^ x >> 16;
+}
+
+/*
+ * 8-bit moments. The scale of a block is the power of two 2^e with 2^e * 61/64 <= max|x| < 2^e *
+ * 61/32, and the codes are those of a small floating-point format, linear near zero. With y =
+ * |x| / 2^e and a constant c, code k stands for the float of the bits (k << 19) + bits(c), minus c:
+ *	m: sign and 7 bits, c = 2^-7;	v: 8 bits, c = 2^-15
+ * that is 16 codes for each binade of y + c. Rounding adds random bits to those that are dropped,
+ *as for bf16: the mean over the random bits is y, everywhere; y + c stays below the last code but
+ *one, else the largest element of a block could not grow out of its binade in small steps. A value
+ *on the grid stays on it as long as the scale stays, and where that changes, all but the smallest
+ *do. v > 0 is stored as code 1 at least. A block with NaN or Inf gets the scale NaN and the codes
+ *0, so that all of it becomes NaN; a block of zeros has the scale 0.
+ */
+#define ST_CODE_SHIFT   19
+#define ST_CODE_M_BITS  0x3c000000u /* 2^-7 */
+#define ST_CODE_V_BITS  0x38000000u /* 2^-15 */
+#define ST_CODE_M_MAX   127u
+#define ST_CODE_V_MAX   255u
+#define ST_SCALE_LEAST  0x00800000u /* 2^-126: of denormal numbers */
+#define ST_SCALE_MOST   0x7f000000u /* 2^127: its block saturates from 1.9375 on */
+#define ST_SCALE_MARGIN 0x000c0000u /* 3/32 of a binade */
+
+/* Scale of a block from the bits of the largest |x|. */
+static inline float st_scale(uint32_t max_bits)
+{
+	uint32_t e = (max_bits + ST_SCALE_MARGIN) & 0x7f800000u;
+
+	if (max_bits == 0)
+		return 0.0f;
+	if (max_bits >= 0x7f800000u)
+		return st_bits_f32(ST_NAN_BITS);
+	if (e < ST_SCALE_LEAST)
+		e = ST_SCALE_LEAST;
+	return st_bits_f32(e < ST_SCALE_MOST ? e : ST_SCALE_MOST);
+}
+
+/* What multiplies x to give y: exact; 0 where all codes are to be 0. */
+static inline float st_scale_inverse(float scale)
+{
+	return scale > 0.0f ? 1.0f / scale : 0.0f;
+}
+
 struct st_optim_kernels { /* all required; update is NULL in a table that was not compiled in */
 	void (*update)(const struct st_factors *s, const struct strata_optim_format *f,
 		       const struct strata_optim_range *r);
-	void (*reduce)(size_t n, const float *acc, void *out, enum strata_optim_grads grads,
-		       double *leaf);
+	/* Whole tiles and one that is cut short; out is NULL, or of `to`, rounded before summing.
+	 */
+	void (*sums)(size_t n, const void *in, enum strata_optim_grads from, void *out,
+		     enum strata_optim_grads to, double *leaf);
 	void (*split)(size_t n, const float *master, uint16_t *hi, int16_t *lo);
 	void (*join)(size_t n, const uint16_t *hi, const int16_t *lo, float *master);
 	void (*round)(size_t n, const float *master, uint16_t *out);
@@ -52,11 +165,8 @@ extern const struct st_optim_kernels st_optim_scalar_kernels;
 extern const struct st_optim_kernels st_optim_avx2_kernels;
 extern const struct st_optim_kernels st_optim_avx512_kernels;
 
-/**
- * st_optim_array_bytes() - of an array of n elements that start at a block boundary.
- * @param kept  in, which of the moments exist: 1 << STRATA_ARRAY_M, 1 << STRATA_ARRAY_V
- */
-size_t st_optim_array_bytes(unsigned kept, const struct strata_optim_format *f,
+/** st_optim_array_bytes() - of an array of n elements that start at a block boundary. */
+size_t st_optim_array_bytes(enum st_rule rule, const struct strata_optim_format *f,
 			    enum strata_optim_array array, size_t n);
 
 /**

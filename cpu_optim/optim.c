@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/log.h"
 #include "cpu_optim/kernels.h"
@@ -186,61 +187,151 @@ static void split_factor(double x, float *hi, float *lo)
 	*lo = (float)(x - (double)h);
 }
 
-static int check_cfg(const struct strata_optim_cfg *cfg, uint64_t t)
+static int check_betas(const struct strata_optim_cfg *cfg)
 {
+	if (!(cfg->beta1 >= 0.0 && cfg->beta1 < 1.0) || !(cfg->beta2 >= 0.0 && cfg->beta2 < 1.0))
+		return st_fail(-EINVAL, "optimizer: betas are %g, %g; each must be in [0, 1).",
+			       cfg->beta1, cfg->beta2);
+	return 0;
+}
+
+static int check_eps(const struct strata_optim_cfg *cfg)
+{
+	if (!(cfg->eps > 0.0) || (float)cfg->eps == 0.0f || !isfinite((float)cfg->eps))
+		return st_fail(-EINVAL,
+			       "optimizer: eps is %g; must be > 0 and finite in fp32, else zero "
+			       "gradients give 0 / 0.",
+			       cfg->eps);
+	return 0;
+}
+
+static int check_sgd(const struct strata_optim_cfg *cfg)
+{
+	if (!(cfg->momentum >= 0.0) || !isfinite((float)cfg->momentum))
+		return st_fail(-EINVAL, "optimizer: momentum is %g; must be >= 0 and finite.",
+			       cfg->momentum);
+	if (!isfinite((float)(1.0 - cfg->dampening)))
+		return st_fail(-EINVAL, "optimizer: dampening is %g; must be finite.",
+			       cfg->dampening);
+	if (cfg->is_nesterov && !(cfg->momentum > 0.0 && cfg->dampening == 0.0))
+		return st_fail(-EINVAL,
+			       "optimizer: Nesterov momentum needs momentum > 0 and dampening 0, "
+			       "not %g and %g.",
+			       cfg->momentum, cfg->dampening);
+	return 0;
+}
+
+static int check_cfg(const struct strata_optim_cfg *cfg)
+{
+	int rc;
+
 	if (cfg->struct_bytes != sizeof(*cfg))
 		return st_fail(-EINVAL,
 			       "optimizer: strata_optim_cfg.struct_bytes is %zu, not %zu: set it "
 			       "with STRATA_OPTIM_CFG_DEFAULT.",
 			       cfg->struct_bytes, sizeof(*cfg));
-	if (cfg->kind != STRATA_OPTIM_ADAMW && cfg->kind != STRATA_OPTIM_ADAM)
-		return st_fail(-EINVAL, "optimizer: kind %d is unknown; use AdamW or Adam.",
-			       (int)cfg->kind);
-	if (!(cfg->beta1 >= 0.0 && cfg->beta1 < 1.0) || !(cfg->beta2 >= 0.0 && cfg->beta2 < 1.0))
-		return st_fail(-EINVAL, "optimizer: betas are %g, %g; each must be in [0, 1).",
-			       cfg->beta1, cfg->beta2);
-	if (!(cfg->eps > 0.0) || (float)cfg->eps == 0.0f)
+	switch (cfg->kind) {
+	case STRATA_OPTIM_ADAMW:
+	case STRATA_OPTIM_ADAM:
+		rc = check_betas(cfg);
+		return rc ? rc : check_eps(cfg);
+	case STRATA_OPTIM_ADAGRAD:
+		if (!(cfg->lr_decay >= 0.0) || !isfinite(cfg->lr_decay))
+			return st_fail(-EINVAL,
+				       "optimizer: lr_decay is %g; must be >= 0 and finite.",
+				       cfg->lr_decay);
+		return check_eps(cfg);
+	case STRATA_OPTIM_LION:
+		return check_betas(cfg);
+	case STRATA_OPTIM_SGD:
+		return check_sgd(cfg);
+	default:
 		return st_fail(-EINVAL,
-			       "optimizer: eps is %g; must be > 0 in fp32, else zero "
-			       "gradients give 0 / 0.",
-			       cfg->eps);
-	if (t == 0)
-		return st_fail(-EINVAL, "optimizer: step 0; steps count from 1.");
-	return 0;
+			       "optimizer: kind %d is unknown; use one of enum strata_optim_kind.",
+			       (int)cfg->kind);
+	}
+}
+
+static enum st_rule rule_of(const struct strata_optim_cfg *cfg)
+{
+	static const enum st_rule rules[STRATA_OPTIM_KINDS] = {
+		[STRATA_OPTIM_ADAMW] = ST_RULE_ADAMW,     [STRATA_OPTIM_ADAM] = ST_RULE_ADAM,
+		[STRATA_OPTIM_ADAGRAD] = ST_RULE_ADAGRAD, [STRATA_OPTIM_LION] = ST_RULE_LION,
+		[STRATA_OPTIM_SGD] = ST_RULE_MOMENTUM,
+	};
+
+	if (cfg->kind == STRATA_OPTIM_SGD && cfg->momentum == 0.0)
+		return ST_RULE_SGD;
+	return rules[cfg->kind];
+}
+
+static void derive_adam(struct st_factors *s, const struct strata_optim_cfg *cfg, double bc2)
+{
+	s->b1 = (float)cfg->beta1;
+	s->b2 = (float)cfg->beta2;
+	s->one_minus_b1 = (float)(1.0 - cfg->beta1);
+	split_factor(1.0 - cfg->beta2, &s->one_minus_b2, &s->one_minus_b2_lo);
+	s->inv_bc2 = (float)(1.0 / bc2);
+}
+
+static void derive_lion(struct st_factors *s, const struct strata_optim_cfg *cfg)
+{
+	s->b1 = (float)cfg->beta1;
+	s->b2 = (float)cfg->beta2;
+	s->one_minus_b1 = (float)(1.0 - cfg->beta1);
+	s->one_minus_b2 = (float)(1.0 - cfg->beta2);
+}
+
+/* The first step takes the gradient as it is, and nothing of what m holds. */
+static void derive_sgd(struct st_factors *s, const struct strata_optim_cfg *cfg, uint64_t t)
+{
+	s->b1 = t == 1 ? 0.0f : (float)cfg->momentum;
+	s->one_minus_b1 = t == 1 ? 1.0f : (float)(1.0 - cfg->dampening);
+	s->d_m = cfg->is_nesterov ? (float)cfg->momentum : 1.0f;
+	s->d_g = cfg->is_nesterov ? 1.0f : 0.0f;
 }
 
 static __attribute__((noinline)) int derive(struct st_factors *out,
 					    const struct strata_optim_cfg *cfg, uint64_t t,
 					    double lr, double weight_decay, double grad_scale)
 {
-	const bool is_l2 = cfg->kind == STRATA_OPTIM_ADAM;
-	struct st_factors s = { .kind = cfg->kind };
-	double bc1 = 1.0, bc2 = 1.0, step_size;
+	const bool is_adam = cfg->kind == STRATA_OPTIM_ADAMW || cfg->kind == STRATA_OPTIM_ADAM;
+	struct st_factors s = { 0 };
+	double bc1 = 1.0, bc2 = 1.0, step_size = lr;
+	const char *what = "learning rate";
 	int rc;
 
-	rc = check_cfg(cfg, t);
+	rc = check_cfg(cfg);
 	if (rc < 0)
 		return rc;
-	if (cfg->has_bias_correction) {
+	if (t == 0)
+		return st_fail(-EINVAL, "optimizer: step 0; steps count from 1.");
+	s.rule = rule_of(cfg);
+	if (is_adam && cfg->has_bias_correction) {
 		bc1 = 1.0 - power(cfg->beta1, t);
 		bc2 = 1.0 - power(cfg->beta2, t);
+		step_size = lr / bc1;
+		what = "learning rate / (1 - beta1^t)";
 	}
-	step_size = lr / bc1;
-	if ((rc = to_factor(&s.step_size, "learning rate / (1 - beta1^t)", step_size)) < 0 ||
+	if (cfg->kind == STRATA_OPTIM_ADAGRAD)
+		step_size = lr / (1.0 + (double)(t - 1) * cfg->lr_decay);
+	if ((rc = to_factor(&s.step_size, what, step_size)) < 0 ||
 	    (rc = to_factor(&s.wd, "weight decay", weight_decay)) < 0 ||
 	    (rc = to_factor(&s.lr_wd, "learning rate * weight decay", lr * weight_decay)) < 0 ||
-	    (rc = to_factor(&s.grad_scale, "gradient scale", grad_scale)) < 0 ||
-	    (rc = to_factor(&s.eps, "eps", cfg->eps)) < 0)
+	    (rc = to_factor(&s.grad_scale, "gradient scale", grad_scale)) < 0)
 		return rc;
-	s.b1 = (float)cfg->beta1;
-	s.b2 = (float)cfg->beta2;
-	s.one_minus_b1 = (float)(1.0 - cfg->beta1);
-	split_factor(1.0 - cfg->beta2, &s.one_minus_b2, &s.one_minus_b2_lo);
-	s.inv_bc2 = (float)(1.0 / bc2);
-	if (is_l2)
+	s.eps = (float)cfg->eps;
+	if (is_adam)
+		derive_adam(&s, cfg, bc2);
+	else if (cfg->kind == STRATA_OPTIM_LION)
+		derive_lion(&s, cfg);
+	else if (cfg->kind == STRATA_OPTIM_SGD)
+		derive_sgd(&s, cfg, t);
+	if (st_rule_is_l2(s.rule))
 		s.lr_wd = 0.0f;
 	else
 		s.wd = 0.0f;
+	s.key = st_random_hash(st_random_hash(cfg->seed) + t);
 	*out = s;
 	return 0;
 }
@@ -266,36 +357,27 @@ int strata_optim_prepare(struct strata_optim_step *out, const struct strata_opti
 
 /* ---- arrays -------------------------------------------------------------------------------- */
 
-/* Which moments an optimizer keeps, as bits 1 << STRATA_ARRAY_M and 1 << STRATA_ARRAY_V. */
-#define KEEPS_M (1u << STRATA_ARRAY_M)
-#define KEEPS_V (1u << STRATA_ARRAY_V)
-
-static unsigned moments_kept(enum strata_optim_kind kind)
-{
-	switch (kind) {
-	case STRATA_OPTIM_ADAMW:
-	case STRATA_OPTIM_ADAM:
-		return KEEPS_M | KEEPS_V;
-	default:
-		return 0;
-	}
-}
-
 static int check_format(const struct strata_optim_format *f)
 {
-	if (f->params != STRATA_PARAMS_SPLIT && f->params != STRATA_PARAMS_F32)
-		return st_fail(-EINVAL, "optimizer: parameter format %d is not built.",
+	if ((unsigned)f->params > STRATA_PARAMS_F32_F16)
+		return st_fail(-EINVAL,
+			       "optimizer: parameter format %d is unknown; use one of enum "
+			       "strata_optim_params.",
 			       (int)f->params);
-	if (f->moments != STRATA_MOMENTS_F32)
-		return st_fail(-EINVAL, "optimizer: moment format %d is not built; use fp32.",
+	if ((unsigned)f->moments > STRATA_MOMENTS_INT8)
+		return st_fail(-EINVAL,
+			       "optimizer: moment format %d is unknown; use one of enum "
+			       "strata_optim_moments.",
 			       (int)f->moments);
-	if (f->grads != STRATA_GRADS_F32 && f->grads != STRATA_GRADS_BF16)
-		return st_fail(-EINVAL, "optimizer: gradient format %d is not built.",
+	if ((unsigned)f->grads > STRATA_GRADS_F16)
+		return st_fail(-EINVAL,
+			       "optimizer: gradient format %d is unknown; use one of enum "
+			       "strata_optim_grads.",
 			       (int)f->grads);
 	return 0;
 }
 
-size_t st_optim_array_bytes(unsigned kept, const struct strata_optim_format *f,
+size_t st_optim_array_bytes(enum st_rule rule, const struct strata_optim_format *f,
 			    enum strata_optim_array array, size_t n)
 {
 	static const size_t moment[] = { 4, 2, 1 };
@@ -308,14 +390,15 @@ size_t st_optim_array_bytes(unsigned kept, const struct strata_optim_format *f,
 	case STRATA_ARRAY_LOW:
 		return f->params == STRATA_PARAMS_F32 ? 0 : n * 2;
 	case STRATA_ARRAY_M:
+		return st_rule_has_m(rule) ? n * moment[f->moments] : 0;
 	case STRATA_ARRAY_V:
-		return kept & 1u << array ? n * moment[f->moments] : 0;
+		return st_rule_has_v(rule) ? n * moment[f->moments] : 0;
 	case STRATA_ARRAY_M_SCALE:
-		return kept & KEEPS_M && is_int8 ? n_blocks * 4 : 0;
+		return st_rule_has_m(rule) && is_int8 ? n_blocks * 4 : 0;
 	case STRATA_ARRAY_V_SCALE:
-		return kept & KEEPS_V && is_int8 ? n_blocks * 4 : 0;
+		return st_rule_has_v(rule) && is_int8 ? n_blocks * 4 : 0;
 	case STRATA_ARRAY_GRAD:
-		return n * (f->grads == STRATA_GRADS_F32 ? 4 : 2);
+		return n * st_grad_bytes(f->grads);
 	default:
 		return 0;
 	}
@@ -325,15 +408,14 @@ int strata_optim_array_bytes(const struct strata_optim_cfg *cfg,
 			     const struct strata_optim_format *f, size_t n,
 			     size_t bytes[STRATA_ARRAY_N])
 {
-	int rc = check_cfg(cfg, 1);
+	int rc = check_cfg(cfg);
 
 	if (rc == 0)
 		rc = check_format(f);
 	if (rc < 0)
 		return rc;
 	for (int a = 0; a < STRATA_ARRAY_N; a++)
-		bytes[a] = st_optim_array_bytes(moments_kept(cfg->kind), f,
-						(enum strata_optim_array)a, n);
+		bytes[a] = st_optim_array_bytes(rule_of(cfg), f, (enum strata_optim_array)a, n);
 	return 0;
 }
 
@@ -347,7 +429,8 @@ struct strata_optim_range st_optim_range_from(const struct strata_optim_format *
 	for (int a = 0; a < STRATA_ARRAY_N; a++)
 		if (r->array[a])
 			t.array[a] = (char *)r->array[a] +
-				     st_optim_array_bytes(~0u, f, (enum strata_optim_array)a, i);
+				     st_optim_array_bytes(ST_RULE_ADAMW, f,
+							  (enum strata_optim_array)a, i);
 	return t;
 }
 
@@ -362,9 +445,12 @@ static int check_range(const struct st_factors *s, const struct strata_optim_for
 
 	if (rc < 0)
 		return rc;
+	if ((unsigned)s->rule >= ST_RULES)
+		return st_fail(-EINVAL,
+			       "optimizer: the step was not made by strata_optim_prepare().");
 	for (int a = 0; a < STRATA_ARRAY_N; a++)
 		if (!r->array[a] && r->n &&
-		    st_optim_array_bytes(moments_kept(s->kind), f, (enum strata_optim_array)a, 1))
+		    st_optim_array_bytes(s->rule, f, (enum strata_optim_array)a, 1))
 			return st_fail(-EINVAL,
 				       "optimizer: array STRATA_ARRAY_%s is NULL; this optimizer "
 				       "and format need it.",
@@ -372,10 +458,26 @@ static int check_range(const struct st_factors *s, const struct strata_optim_for
 	return 0;
 }
 
+/* Kernels count elements in 32 bits: a range is cut where these overflow. */
+static void update(const struct st_factors *s, const struct strata_optim_format *f,
+		   const struct strata_optim_range *r)
+{
+	const struct st_optim_kernels *k = kernels();
+
+	for (size_t done = 0; done < r->n;) {
+		struct strata_optim_range part = st_optim_range_from(f, r, done);
+		uint64_t room = ((uint64_t)1 << 32) - (uint32_t)part.first;
+
+		if (part.n > room)
+			part.n = (size_t)room;
+		k->update(s, f, &part);
+		done += part.n;
+	}
+}
+
 int strata_optim_update(const struct strata_optim_step *step, const struct strata_optim_format *f,
 			const struct strata_optim_range *r)
 {
-	const struct st_optim_kernels *k = kernels();
 	struct st_factors s;
 	fp_env caller;
 	int rc;
@@ -384,17 +486,34 @@ int strata_optim_update(const struct strata_optim_step *step, const struct strat
 	rc = check_range(&s, f, r);
 	if (rc < 0)
 		return rc;
+	if (f->moments == STRATA_MOMENTS_INT8 && r->first % STRATA_MOMENTS_BLOCK)
+		return st_fail(-EINVAL,
+			       "optimizer: a range begins at element %llu, inside a block of %u "
+			       "elements with one scale; cut at multiples of it.",
+			       (unsigned long long)r->first, STRATA_MOMENTS_BLOCK);
 	caller = fp_enter();
-	k->update(&s, f, r);
+	update(&s, f, r);
 	fp_leave(caller);
 	return 0;
+}
+
+/* As st_optim_range_from(), for a range that may begin inside a block. */
+static struct strata_optim_range range_at(const struct strata_optim_format *f,
+					  const struct strata_optim_range *r, size_t i)
+{
+	struct strata_optim_range t = st_optim_range_from(f, r, i);
+	size_t block = (r->first % STRATA_MOMENTS_BLOCK + i) / STRATA_MOMENTS_BLOCK;
+
+	for (int a = STRATA_ARRAY_M_SCALE; a <= STRATA_ARRAY_V_SCALE; a++)
+		if (r->array[a])
+			t.array[a] = (float *)r->array[a] + block;
+	return t;
 }
 
 int strata_optim_preview(const struct strata_optim_step *step, const struct strata_optim_format *f,
 			 const struct strata_optim_range *r, void *out)
 {
-	const struct st_optim_kernels *k = kernels();
-	enum strata_optim_array low =
+	const enum strata_optim_array low =
 		f->params == STRATA_PARAMS_F32_BF16 || f->params == STRATA_PARAMS_F32_F16
 			? STRATA_ARRAY_LOW
 			: STRATA_ARRAY_PARAM;
@@ -412,7 +531,7 @@ int strata_optim_preview(const struct strata_optim_step *step, const struct stra
 	caller = fp_enter();
 	while (done < r->n) {
 		size_t n = STRATA_MOMENTS_BLOCK - (r->first + done) % STRATA_MOMENTS_BLOCK;
-		struct strata_optim_range from = st_optim_range_from(f, r, done), to;
+		struct strata_optim_range from = range_at(f, r, done), to;
 
 		n = n < r->n - done ? n : r->n - done;
 		to = from;
@@ -421,12 +540,13 @@ int strata_optim_preview(const struct strata_optim_step *step, const struct stra
 			if (!from.array[a])
 				continue;
 			memcpy(copy[a], from.array[a],
-			       st_optim_array_bytes(~0u, f, (enum strata_optim_array)a, n));
+			       st_optim_array_bytes(ST_RULE_ADAMW, f, (enum strata_optim_array)a,
+						    n));
 			to.array[a] = copy[a];
 		}
-		k->update(&s, f, &to);
-		memcpy((char *)out + st_optim_array_bytes(~0u, f, low, done), copy[low],
-		       st_optim_array_bytes(~0u, f, low, n));
+		update(&s, f, &to);
+		memcpy((char *)out + st_optim_array_bytes(ST_RULE_ADAMW, f, low, done), copy[low],
+		       st_optim_array_bytes(ST_RULE_ADAMW, f, low, n));
 		done += n;
 	}
 	fp_leave(caller);
@@ -435,26 +555,38 @@ int strata_optim_preview(const struct strata_optim_step *step, const struct stra
 
 /* ---- sums of squares, conversions ---------------------------------------------------------- */
 
-int strata_optim_reduce(size_t n, const float *acc, void *out, enum strata_optim_grads grads,
-			double *leaf)
+static int sums(size_t n, const void *in, enum strata_optim_grads from, void *out,
+		enum strata_optim_grads to, double *leaf)
 {
 	const struct st_optim_kernels *k = kernels();
 	fp_env caller;
 
-	if (n % STRATA_NUMERIC_TILE)
+	if (n && (!in || !leaf))
 		return st_fail(-EINVAL,
-			       "optimizer: a gradient of %zu elements is not whole numeric tiles "
-			       "of %u; pad it with zeros.",
-			       n, STRATA_NUMERIC_TILE);
-	if (grads != STRATA_GRADS_F32 && grads != STRATA_GRADS_BF16)
-		return st_fail(-EINVAL, "optimizer: gradient format %d is not built.", (int)grads);
+			       "optimizer: no gradient, or no place for its sums of squares.");
+	if ((unsigned)from > STRATA_GRADS_F16 || (unsigned)to > STRATA_GRADS_F16)
+		return st_fail(-EINVAL, "optimizer: a gradient format is unknown; use one of enum "
+					"strata_optim_grads.");
 	caller = fp_enter();
-	k->reduce(n, acc, out, grads, leaf);
+	k->sums(n, in, from, out, to, leaf);
 	fp_leave(caller);
-	for (size_t i = 0; i < n / STRATA_NUMERIC_TILE; i++)
+	for (size_t i = 0; i * STRATA_NUMERIC_TILE < n; i++)
 		if (isnan(leaf[i]))
 			leaf[i] = (double)NAN;
 	return 0;
+}
+
+int strata_optim_reduce(size_t n, const float *acc, void *out, enum strata_optim_grads grads,
+			double *leaf)
+{
+	if (n && !out)
+		return st_fail(-EINVAL, "optimizer: no place for the rounded gradient.");
+	return sums(n, acc, STRATA_GRADS_F32, out, grads, leaf);
+}
+
+int strata_optim_sumsq(size_t n, const void *g, enum strata_optim_grads grads, double *leaf)
+{
+	return sums(n, g, grads, NULL, grads, leaf);
 }
 
 /*

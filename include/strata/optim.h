@@ -32,7 +32,8 @@
 extern "C" {
 #endif
 
-#define STRATA_NUMERIC_TILE 4096u /* elements: leaf of norms; no cut of a tensor falls inside one  \
+#define STRATA_NUMERIC_TILE                                                                        \
+	4096u                     /* elements: leaf of norms; no cut of a tensor falls inside one  \
 				   */
 #define STRATA_MOMENTS_BLOCK 128u /* elements that share a scale, with int8 moments */
 
@@ -181,19 +182,23 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_preview(const struct strata_optim_
 						      void *out);
 
 /**
- * strata_optim_reduce() - finish the gradient of whole numeric tiles: round, and sum squares.
- * out = round(acc) once (to nearest even); leaf[i] = sum over tile i of the *rounded* values
- * squared, in double, in a fixed order (lane j sums elements congruent j mod 16, lanes are then
- * added pairwise: j and j + 8, then + 4, + 2, + 1). A tile with a NaN has leaf +NaN (the quiet
- * one), with an Inf and no NaN +Inf.
- * @param n     in, a multiple of STRATA_NUMERIC_TILE
+ * strata_optim_reduce() - finish an accumulated gradient: round it once, and sum squares.
+ * out = round(acc) to nearest even. leaf[i] = sum over tile i, of STRATA_NUMERIC_TILE elements or
+ * what is left, of the *rounded* values squared, in double, in a fixed order (lane j sums elements
+ * congruent j mod 16, lanes are then added pairwise: j and j + 8, then + 4, + 2, + 1). A tile with
+ * a NaN has leaf +NaN (the quiet one), with an Inf and no NaN +Inf; with finite elements the leaf
+ * is finite. So isfinite(strata_optim_tree_sum()) tells of an overflow without another pass.
  * @param acc   in [n] fp32
  * @param out   out [n] of `grads`; may be acc itself when that is F32
- * @param leaf  out [n / STRATA_NUMERIC_TILE]
- * @return 0; -EINVAL: n is no multiple, or grads unknown; nothing was written
+ * @param leaf  out [ceil(n / STRATA_NUMERIC_TILE)]
+ * @return 0; -EINVAL: grads unknown; nothing was written
  */
 STRATA_API STRATA_MUST_CHECK int strata_optim_reduce(size_t n, const float *acc, void *out,
 						     enum strata_optim_grads grads, double *leaf);
+
+/** strata_optim_sumsq() - the leaves alone, of a gradient that was received as it is. */
+STRATA_API STRATA_MUST_CHECK int strata_optim_sumsq(size_t n, const void *g,
+						    enum strata_optim_grads grads, double *leaf);
 
 /**
  * strata_optim_tree_sum() - sum of leaves by a fixed binary tree over the index: halves split at
