@@ -24,6 +24,7 @@
 #define SEED        0x5354524154413031ull
 #define PASS_BYTES  ((size_t)1 << 20) /* at least, of a request of a pass */
 #define PASS_DEPTH  16u
+#define SPARE_MAX   8u     /* buffers beyond the depth: see loop() */
 #define TIMED_BYTES 65536u /* the pattern's CPU time is measured of blocks at least so long */
 #define GIB         1073741824.0
 
@@ -38,20 +39,22 @@ struct st_area {
 	struct st_area_cfg cfg;
 	uint64_t n_blocks;
 	struct st_pattern pattern;
+	unsigned n_slots;   /* depth_max or pass_depth, and what is spare */
 	uint64_t pass_span; /* blocks that one request of a pass moves */
 	unsigned pass_depth;
-	struct st_arena arena; /* for depth_max blocks, and pass_depth * pass_span */
+	struct st_arena arena; /* for n_slots blocks, or as many as a pass needs */
 	uint32_t *generation;  /* [n_blocks] as last written; 0: never */
 	uint8_t *is_busy;      /* [n_blocks] some request has it */
-	struct slot *slots;    /* [depth_max or pass_depth] */
+	struct slot *slots;    /* [n_slots] */
 	struct st_store *store;
+	bool is_poisoned; /* I/Os never came back */
 	struct raw_file raw[ST_STORE_PATHS_MAX];
 };
 
 /* One request in flight: a block, or in a pass pass_span of them. */
 struct slot {
 	struct st_aio_req req;
-	struct slot *next_free;
+	struct slot *next; /* of those that are free, or to be looked at */
 	char *buf;
 	uint64_t nr;
 	uint64_t checksum;
@@ -64,6 +67,8 @@ struct run {
 	struct st_aio_queue *q;
 	struct st_load_result *r;
 	struct slot *free_slots;
+	struct slot *todo, **todo_end; /* completed, in order */
+	uint64_t n_out;                /* in flight */
 	uint64_t span;
 	unsigned depth;
 	uint64_t cursor[2]; /* the next block of a sequence: reads, writes */
@@ -196,10 +201,14 @@ static int check_cfg(const struct st_area_cfg *c)
 	return 0;
 }
 
+static unsigned spare_of(unsigned depth)
+{
+	return depth < SPARE_MAX ? depth : SPARE_MAX;
+}
+
 static int alloc_area(struct st_area *a)
 {
 	const struct st_area_cfg *c = &a->cfg;
-	unsigned n_slots;
 	uint64_t n;
 	int rc = st_pattern_init(&a->pattern, c->block_bytes, SEED);
 
@@ -207,12 +216,13 @@ static int alloc_area(struct st_area *a)
 		return rc;
 	a->generation = calloc(a->n_blocks, sizeof(*a->generation));
 	a->is_busy = calloc(a->n_blocks, sizeof(*a->is_busy));
-	n_slots = c->depth_max > a->pass_depth ? c->depth_max : a->pass_depth;
-	a->slots = calloc(n_slots, sizeof(*a->slots));
+	a->n_slots = c->depth_max > a->pass_depth ? c->depth_max : a->pass_depth;
+	a->n_slots += spare_of(a->n_slots);
+	a->slots = calloc(a->n_slots, sizeof(*a->slots));
 	if (!a->generation || !a->is_busy || !a->slots)
 		return st_fail(-ENOMEM, "bench: %llu blocks", (unsigned long long)a->n_blocks);
-	n = a->pass_depth * a->pass_span;
-	n = c->depth_max > n ? c->depth_max : n;
+	n = (a->pass_depth + spare_of(a->pass_depth)) * a->pass_span;
+	n = a->n_slots > n ? a->n_slots : n;
 	rc = st_arena_init(&a->arena, n * c->block_bytes, "bench");
 	for (uint64_t i = 0; !rc && i < n; i++)
 		st_pattern_body(&a->pattern, a->arena.base + i * c->block_bytes);
@@ -268,7 +278,7 @@ int st_area_open(struct st_area **out, const struct st_area_cfg *cfg)
 
 void st_area_close(struct st_area *a)
 {
-	if (!a)
+	if (!a || a->is_poisoned) /* its memory and files are the kernel's: they are leaked */
 		return;
 	st_store_close(a->store, true);
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
@@ -452,7 +462,8 @@ static int give_one(struct run *u)
 		rc = st_aio_submit(u->q, &s->req);
 	if (rc)
 		return rc;
-	u->free_slots = s->next_free;
+	u->free_slots = s->next;
+	u->n_out++;
 	u->a->is_busy[s->nr] = 1;
 	u->given_bytes[is_write] += s->req.len_bytes;
 	u->n_given += u->span;
@@ -503,7 +514,7 @@ static void take_one(struct run *u, struct slot *s)
 	bool is_write = s->req.op == ST_AIO_WRITE;
 
 	a->is_busy[s->nr] = 0;
-	s->next_free = u->free_slots;
+	s->next = u->free_slots;
 	u->free_slots = s;
 	if (s->req.result < 0) {
 		if (!u->rc) {
@@ -527,33 +538,52 @@ static void take_one(struct run *u, struct slot *s)
 		st_store_write_done(a->store, (uint32_t)s->nr, s->checksum);
 }
 
+static void give(struct run *u)
+{
+	while (u->free_slots && u->n_out < u->depth && !is_over(u)) {
+		int rc = give_one(u);
+
+		if (rc == -EAGAIN)
+			return;
+		if (rc)
+			note_failure(u, rc);
+	}
+}
+
+/*
+ * The drive gets its next request, into a spare buffer, before one that has completed is looked at:
+ * checking a long block takes as long as the drive takes for another.
+ */
 static void loop(struct run *u)
 {
 	struct st_aio_req *done[REAP_MAX];
-	uint64_t n_out = 0;
+	struct slot *s;
 	int n;
 
 	for (;;) {
-		while (u->free_slots && !is_over(u)) {
-			int rc = give_one(u);
-
-			if (rc == -EAGAIN)
-				break;
-			if (rc)
-				note_failure(u, rc);
-			else
-				n_out++;
+		give(u);
+		s = u->todo;
+		if (s) {
+			u->todo = s->next;
+			if (!u->todo)
+				u->todo_end = &u->todo;
+			take_one(u, s);
+			continue;
 		}
-		if (!n_out)
+		if (!u->n_out)
 			return;
 		n = st_aio_reap(u->q, done, REAP_MAX, POLL_NS);
 		if (n < 0) { /* nothing can be awaited any more; closing the queue does */
 			note_failure(u, n);
 			return;
 		}
-		for (int i = 0; i < n; i++)
-			take_one(u, done[i]->user);
-		n_out -= (uint64_t)n;
+		for (int i = 0; i < n; i++) {
+			s = done[i]->user;
+			s->next = NULL;
+			*u->todo_end = s;
+			u->todo_end = &s->next;
+		}
+		u->n_out -= (uint64_t)n;
 	}
 }
 
@@ -567,13 +597,13 @@ static int check_load(const struct st_area *a, const struct st_load *l)
 	return 0;
 }
 
-static void reset_slots(struct run *u)
+static void reset_slots(struct run *u, unsigned n)
 {
-	for (unsigned i = u->depth; i-- > 0;) {
+	for (unsigned i = n; i-- > 0;) {
 		struct slot *s = &u->a->slots[i];
 
 		s->buf = u->a->arena.base + i * u->span * u->a->cfg.block_bytes;
-		s->next_free = u->free_slots;
+		s->next = u->free_slots;
 		u->free_slots = s;
 	}
 	memset(u->a->is_busy, 0, u->a->n_blocks); /* a run that failed may have left some */
@@ -581,8 +611,19 @@ static void reset_slots(struct run *u)
 	 * What the run before read may hold a wrong bit that nobody looked for. In a mixed load
 	 * such a bit can still be written again, and then counts where it is found.
 	 */
-	for (uint64_t i = 0; u->l->op != ST_LOAD_READ && i < u->depth * u->span; i++)
+	for (uint64_t i = 0; u->l->op != ST_LOAD_READ && i < n * u->span; i++)
 		st_pattern_body(&u->a->pattern, u->a->arena.base + i * u->a->cfg.block_bytes);
+}
+
+static int register_files(struct st_area *a, struct st_aio_queue *q)
+{
+	int rc = 0;
+
+	if (a->store)
+		return st_store_register_files(a->store, q);
+	for (unsigned p = 0; !rc && p < a->cfg.n_paths; p++)
+		rc = st_aio_register_file(q, a->raw[p].fd);
+	return rc;
 }
 
 int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_result *r)
@@ -590,6 +631,7 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	struct st_aio_cfg cfg = l->aio;
 	struct run u = { .a = a, .l = l, .r = r };
 	int64_t start_ns, cpu_ns;
+	unsigned n_slots;
 	int rc = check_load(a, l);
 
 	if (rc)
@@ -599,6 +641,7 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	u.depth = u.span > 1 ? a->pass_depth : l->depth;
 	if (u.span > 1)
 		cfg.block_bytes = u.span * a->cfg.block_bytes;
+	n_slots = u.depth + spare_of(u.depth);
 	cfg.depth = u.span == 1 && l->aio_depth ? l->aio_depth : u.depth;
 	if (u.depth > cfg.depth)
 		u.depth = cfg.depth;
@@ -606,10 +649,13 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	if (rc)
 		return rc;
 	r->backend = st_aio_name(u.q);
-	rc = st_aio_register(u.q, a->arena.base, u.depth * u.span * a->cfg.block_bytes);
+	rc = register_files(a, u.q);
+	if (!rc)
+		rc = st_aio_register(u.q, a->arena.base, n_slots * u.span * a->cfg.block_bytes);
 	if (rc)
 		goto out;
-	reset_slots(&u);
+	reset_slots(&u, n_slots);
+	u.todo_end = &u.todo;
 	/* Mixed: the writes begin half-way, so that neither meets the other soon. */
 	u.cursor[1] = l->op == ST_LOAD_MIXED ? a->n_blocks / 2 : 0;
 	u.times_pattern = u.span * a->cfg.block_bytes >= TIMED_BYTES;
@@ -624,7 +670,10 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	rc = u.rc ? st_error_raise(&u.error) : *a->cfg.stop ? st_fail(-EINTR, "bench") : 0;
 
 out:
-	st_aio_close(u.q);
+	if (st_aio_close(u.q)) { /* a drive that hangs still writes into the buffers */
+		a->is_poisoned = true;
+		rc = rc ? rc : st_fail(STRATA_E_IO, "bench: the drive does not answer.");
+	}
 	return rc;
 }
 

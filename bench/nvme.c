@@ -34,7 +34,7 @@ struct nvme_args {
 	const char *block;
 	double seconds;
 	int backend, op, pattern;
-	bool no_checksum, with_fio, as_json, as_csv;
+	bool no_checksum, sqpoll, iopoll, with_fio, as_json, as_csv;
 	const char *svg;
 };
 
@@ -72,6 +72,10 @@ static const struct st_opt options[] = {
 	  .words = backend_words, .help = "auto, io_uring, threads" },
 	{ "threads", ST_OPT_UINT, .metavar = "N", .min = 1, .max = 64,
 	  .offset = offsetof(struct nvme_args, threads), .help = "of the threads backend (4)" },
+	{ "sqpoll", ST_OPT_FLAG, .offset = offsetof(struct nvme_args, sqpoll),
+	  .help = "io_uring: a thread of the kernel submits" },
+	{ "iopoll", ST_OPT_FLAG, .offset = offsetof(struct nvme_args, iopoll),
+	  .help = "io_uring: completions are polled for" },
 	{ "no-checksum", ST_OPT_FLAG, .offset = offsetof(struct nvme_args, no_checksum),
 	  .help = "the store makes and checks none" },
 	{ "with-fio", ST_OPT_FLAG, .offset = offsetof(struct nvme_args, with_fio),
@@ -274,6 +278,8 @@ static struct st_aio_cfg aio_of(const struct bench *b, size_t block_bytes)
 
 	cfg.backend = backend_words[b->a->backend];
 	cfg.threads = (unsigned)b->a->threads;
+	cfg.sqpoll = b->a->sqpoll;
+	cfg.iopoll = b->a->iopoll;
 	cfg.block_bytes = block_bytes;
 	return cfg;
 }
