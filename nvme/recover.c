@@ -574,6 +574,95 @@ static int repair_names(const struct st_store *s, const struct st_store_runner *
 	return rc < 0 ? rc : 0;
 }
 
+/* ---- verify -------------------------------------------------------------------------------- */
+
+/* A block of path p that is not what it must be. */
+static void report_block(const struct st_store *s, unsigned p, const char *what, uint64_t off_bytes,
+			 uint64_t len_bytes, const struct st_store_verify_cfg *cfg)
+{
+	struct st_error e;
+	struct st_store_bad bad = {
+		.extent = UINT32_MAX,
+		.name = what,
+		.path = s->files[p].path,
+		.off_bytes = off_bytes,
+		.len_bytes = len_bytes,
+		.rc = STRATA_E_CORRUPT,
+		.text = e.text,
+	};
+
+	st_error_take(&e,
+		      st_fail(STRATA_E_CORRUPT, "%s: %s (%llu bytes at offset %llu) is damaged.",
+			      s->files[p].path, what, (unsigned long long)len_bytes,
+			      (unsigned long long)off_bytes));
+	if (cfg->bad)
+		cfg->bad(cfg->user, &bad);
+}
+
+static unsigned verify_found(const struct st_store *s, const struct found *found,
+			     struct st_store_super *want, const struct st_store_verify_cfg *cfg)
+{
+	static const char *const super_names[] = { "superblock 1", "superblock 2" };
+	static const char *const root_names[] = { "root A", "root B" };
+	unsigned n_bad = 0;
+
+	for (unsigned p = 0; p < s->n_files; p++) {
+		make_super(s, p, want);
+		for (int i = 0; i < 2; i++) {
+			const struct st_store_root *r = &found[p].roots[i];
+
+			if (memcmp(&found[p].supers[i], want, sizeof(*want)) != 0) {
+				report_block(s, p, super_names[i], super_off[i], sizeof(*want),
+					     cfg);
+				n_bad++;
+			}
+			/* One that was never written is none. */
+			if (!is_zero(r) && !is_root_of(s, r)) {
+				report_block(s, p, root_names[i], root_off[i], sizeof(*r), cfg);
+				n_bad++;
+			}
+		}
+	}
+	return n_bad;
+}
+
+static int verify_names(const struct st_store *s, const struct st_store_verify_cfg *cfg,
+			unsigned *n_bad, const struct st_store_runner *run)
+{
+	bool is_bad[ST_STORE_PATHS_MAX] = { false };
+	struct st_store_name *names = aligned_alloc(ST_STORE_BLOCK, s->names_bytes);
+	unsigned n = 0;
+	int rc = names ? find_names(s, names, is_bad, &n, run) : st_fail(-ENOMEM, "store: names");
+
+	for (unsigned p = 0; rc >= 0 && p < s->n_files; p++)
+		if (is_bad[p]) {
+			report_block(s, p, "names of extents", st_store_names_off(s->n_extents),
+				     s->names_bytes, cfg);
+			(*n_bad)++;
+		}
+	free(names);
+	return rc < 0 ? rc : 0;
+}
+
+int st_store_verify_blocks(const struct st_store *s, const struct st_store_verify_cfg *cfg,
+			   unsigned *n_bad, const struct st_store_runner *run)
+{
+	/* One block more: what a superblock must be. */
+	struct found *found =
+		aligned_alloc(ST_STORE_BLOCK, s->n_files * sizeof(*found) + ST_STORE_BLOCK);
+	int rc = found ? read_found(s, found, run) : st_fail(-ENOMEM, "store: verification");
+
+	*n_bad = 0;
+	if (!rc) {
+		*n_bad = verify_found(s, found, (struct st_store_super *)&found[s->n_files], cfg);
+		rc = verify_names(s, cfg, n_bad, run);
+	}
+	free(found);
+	return rc;
+}
+
+/* ---- recover ------------------------------------------------------------------------------- */
+
 int st_store_recover(struct st_store *s, const struct st_store_runner *run)
 {
 	/* One block more: what is written in a repair. */

@@ -95,8 +95,8 @@ ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg
 void st_store_close(struct st_store *s, bool remove);
 
 /**
- * st_store_register_files() - make requests of the store cheaper on q, which must be idle, and which
- * must be closed before the store is (see st_aio_register_file()).
+ * st_store_register_files() - make requests of the store cheaper on q, which must be idle, and
+ * which must be closed before the store is (see st_aio_register_file()).
  */
 ST_MUST_CHECK int st_store_register_files(const struct st_store *s, struct st_aio_queue *q);
 
@@ -236,10 +236,11 @@ struct st_store_verified {
 	uint32_t n_extents;          /* verified so far */
 	uint32_t n_bad;              /* of them damaged or unreadable */
 	uint32_t n_unchecked;        /* of them written without a checksum: only read */
+	uint32_t n_bad_blocks;       /* damaged superblocks, roots, lists of names, of all paths */
 };
 
 struct st_store_bad {
-	uint32_t extent;
+	uint32_t extent;         /* UINT32_MAX: none, a block that name says ("root A") */
 	const char *name, *path; /* of the extent (tensor and range), of the file */
 	uint64_t off_bytes, len_bytes;
 	int rc;           /* STRATA_E_CORRUPT, or that of the failed read */
@@ -255,11 +256,12 @@ struct st_store_verify_cfg {
 };
 
 /**
- * st_store_verify() - read every live extent of the durable generation and compare its checksum.
- * Goes on after damage. The store may be open for writing: no commit may begin meanwhile.
+ * st_store_verify() - read every live extent of the durable generation and compare its checksum;
+ * look at its tables, and at the superblocks, roots and names of all paths. Goes on after damage.
+ * The store may be open for writing: no commit may begin meanwhile.
  * @param out  out, may be NULL
- * @return 0: all whole; STRATA_E_CORRUPT (out->n_bad of them are not); STRATA_E_BUSY (in use by
- *         another process); STRATA_E_CANCELLED (progress said so); -errno
+ * @return 0: all whole; STRATA_E_CORRUPT (out->n_bad of them are not, or a block); STRATA_E_BUSY
+ * (in use by another process); STRATA_E_CANCELLED (progress said so); -errno
  */
 ST_MUST_CHECK int st_store_verify(struct st_store *s, const struct st_store_verify_cfg *cfg,
 				  struct st_store_verified *out);

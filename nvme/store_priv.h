@@ -215,6 +215,12 @@ ST_MUST_CHECK int st_store_format(struct st_store *s, uint64_t generation, const
  */
 ST_MUST_CHECK int st_store_recover(struct st_store *s, const struct st_store_runner *run);
 
+/** st_store_verify_blocks() - superblocks, roots and names of all paths, each damaged one to
+ *  cfg->bad. Says nothing of the tables. @param n_bad  out @return 0; a failed read; -ENOMEM */
+ST_MUST_CHECK int st_store_verify_blocks(const struct st_store *s,
+					 const struct st_store_verify_cfg *cfg, unsigned *n_bad,
+					 const struct st_store_runner *run);
+
 /* ---- walk.c */
 
 struct st_store_tables { /* of the durable generation, as they lie on disk: [path] */

@@ -245,12 +245,14 @@ static int run_queue(void *user, struct st_aio_req *reqs, unsigned n)
 int st_store_verify(struct st_store *s, const struct st_store_verify_cfg *cfg,
 		    struct st_store_verified *out)
 {
+	struct st_store_verified seen = { 0 };
 	struct st_store_tables tables;
 	struct st_store_runner run;
+	unsigned n_blocks;
 	int rc;
 
 	if (out)
-		*out = (struct st_store_verified){ 0 };
+		*out = seen;
 	if (!s || !cfg || !cfg->queue)
 		return st_fail(-EINVAL, "store: verify without a queue.");
 	if (s->in_use[0])
@@ -259,9 +261,21 @@ int st_store_verify(struct st_store *s, const struct st_store_verify_cfg *cfg,
 			       s->files[0].path, s->in_use);
 	run = (struct st_store_runner){ run_queue, cfg->queue };
 	rc = st_store_tables_read(&tables, s, &run);
-	if (rc)
+	if (!rc)
+		rc = st_store_verify_blocks(s, cfg, &n_blocks, &run);
+	if (rc) {
+		st_store_tables_free(&tables);
 		return rc;
-	rc = st_store_verify_tables(s, tables.of, &run, cfg, out);
+	}
+	rc = st_store_verify_tables(s, tables.of, &run, cfg, &seen);
 	st_store_tables_free(&tables);
+	seen.n_bad_blocks = n_blocks;
+	if (out)
+		*out = seen;
+	if (!rc && n_blocks)
+		rc = st_fail(STRATA_E_CORRUPT,
+			     "%u superblocks, roots or lists of names are damaged; the extents are "
+			     "whole, and an open for writing repairs the rest.",
+			     n_blocks);
 	return rc;
 }
