@@ -81,8 +81,6 @@ struct st_lanes_real {
 		struct st_aio_req *reqs;
 		uint32_t n, left;
 		int64_t since_ns;
-		int rc;
-		struct st_error error;
 	} commit;
 	pthread_t worker;
 	bool has_worker;
@@ -478,39 +476,36 @@ static int submit_io(struct st_lanes_real *r, struct direction *d, const struct 
 
 /* ---- commit -------------------------------------------------------------------------------- */
 
-static void commit_failed(struct st_lanes_real *r, int rc)
-{
-	if (!r->commit.rc) {
-		r->commit.rc = rc;
-		st_error_take(&r->commit.error, rc);
-	}
-}
-
-/* The next round of the commit's requests; ends it when there is none. */
+/* The next round of the commit's requests; ends it when there is none, or when the store says that
+ * one of the last round failed. */
 static void commit_round(struct st_lanes_real *r)
 {
-	int n = r->commit.rc ? 0 : st_store_commit_next(r->cfg.store, r->commit.reqs, r->commit.n);
+	int n = 0;
 
-	if (n < 0) {
-		commit_failed(r, n);
-		n = 0;
-	}
-	for (int i = 0; i < n; i++) {
-		int rc;
+	while (!r->commit.left) {
+		n = st_store_commit_next(r->cfg.store, r->commit.reqs, r->commit.n);
+		if (n <= 0)
+			break;
+		for (int i = 0; i < n; i++) {
+			struct st_aio_req *q = &r->commit.reqs[i];
+			int rc;
 
-		r->commit.reqs[i].user = NULL;
-		rc = st_aio_submit(r->cfg.queue, &r->commit.reqs[i]);
-		if (rc)
-			commit_failed(r, rc);
-		else
-			r->commit.left++;
+			q->user = NULL;
+			rc = st_aio_submit(r->cfg.queue, q);
+			if (rc) { /* told to the store like any other failure */
+				q->result = rc;
+				st_error_take(&q->error, rc);
+			} else {
+				r->commit.left++;
+			}
+		}
 	}
 	if (r->commit.left)
 		return;
 	r->commit.is_active = false;
-	push_done(r, r->commit.token, carry(&r->commit.error, r->commit.rc));
+	push_done(r, r->commit.token, n);
 	pthread_mutex_lock(&r->lock);
-	r->stats.commits += !r->commit.rc;
+	r->stats.commits += !n;
 	r->stats.commit_ns += st_now_ns() - r->commit.since_ns;
 	pthread_mutex_unlock(&r->lock);
 }
@@ -535,18 +530,12 @@ static int submit_commit(struct st_lanes_real *r, void *ctx, uint64_t token)
 	r->commit.token = token;
 	r->commit.left = 0;
 	r->commit.since_ns = st_now_ns();
-	r->commit.rc = 0;
-	r->commit.error.rc = 0;
 	commit_round(r);
 	return 0;
 }
 
-static void finish_commit_request(struct st_lanes_real *r, struct st_aio_req *q)
+static void finish_commit_request(struct st_lanes_real *r)
 {
-	if (q->result < 0) {
-		(void)st_error_raise(&q->error);
-		commit_failed(r, (int)q->result);
-	}
 	if (--r->commit.left == 0)
 		commit_round(r);
 }
@@ -603,7 +592,7 @@ static int real_wait(void *priv, struct st_lane_done *done, unsigned max, int64_
 		if (reaped[i]->user)
 			finish_request(r, reaped[i]->user);
 		else
-			finish_commit_request(r, reaped[i]);
+			finish_commit_request(r);
 	}
 	collect(r);
 	n = r->n_done < max ? r->n_done : max;

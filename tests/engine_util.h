@@ -29,6 +29,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	double clip;
 	unsigned n_paths; /* 0 = 1 */
 	const char *backend;
+	const struct st_aio_cfg *aio; /* NULL: the defaults, with that backend */
 	unsigned n_mb;
 	bool plans_modes;
 	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
@@ -123,7 +124,7 @@ static inline void tiny_unplan(struct tiny_run *r)
 	st_device_close(r->dev);
 }
 
-static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
+static inline int tiny_try_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
 {
 	struct st_engine_cfg cfg = {
 		.plan = r->plan,
@@ -148,7 +149,14 @@ static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const c
 	};
 
 	cfg.aio.backend = t->backend ? t->backend : "auto";
-	CK(st_engine_create(&r->engine, &cfg, r->run_json, sizeof(r->run_json)));
+	if (t->aio)
+		cfg.aio = *t->aio;
+	return st_engine_create(&r->engine, &cfg, r->run_json, sizeof(r->run_json));
+}
+
+static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const char *resume)
+{
+	CK(tiny_try_engine(r, t, resume));
 }
 
 static inline void tiny_open(struct tiny_run *r, const struct tiny *t)
@@ -190,7 +198,7 @@ static inline void tiny_batch(const struct tiny_run *r, uint64_t step, size_t n,
 	}
 }
 
-static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step_out *out)
+static inline int tiny_try_step(struct tiny_run *r, uint64_t step, struct st_step_out *out)
 {
 	size_t n = r->plan->cfg.n_mb * r->model->batch * r->model->seq;
 	int32_t *tokens = calloc(n, sizeof(*tokens)), *targets = calloc(n, sizeof(*targets));
@@ -200,13 +208,21 @@ static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step
 				 .beta1 = -1,
 				 .beta2 = -1,
 				 .cursor_after = step * 6 };
-	struct st_step_out mine;
+	int rc;
 
 	ck_assert(tokens && targets);
 	tiny_batch(r, step, n, tokens, targets);
-	CK(st_engine_step(r->engine, &in, out ? out : &mine));
+	rc = st_engine_step(r->engine, &in, out);
 	free(tokens);
 	free(targets);
+	return rc;
+}
+
+static inline double tiny_step(struct tiny_run *r, uint64_t step, struct st_step_out *out)
+{
+	struct st_step_out mine;
+
+	CK(tiny_try_step(r, step, out ? out : &mine));
 	return out ? out->loss : mine.loss;
 }
 
