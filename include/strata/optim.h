@@ -142,29 +142,50 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_prepare(struct strata_optim_step *
 
 /**
  * strata_optim_update() - one optimizer step on a range, on the calling thread.
- * With int8 moments, first and n are multiples of STRATA_MOMENTS_BLOCK (n may end the tensor).
+ * With int8 moments, first is a multiple of STRATA_MOMENTS_BLOCK, and n too unless the tensor or
+ * part ends there.
  *
  * In this order, each line one operation rounded once to fp32, fma(a, b, c) = a * b + c; a 16-bit
- * gradient is widened and a split master weight joined first, both exactly:
+ * gradient is widened, a split master weight joined and a moment decoded first, all exactly:
  *	g = g * grad_scale
- *	t = wd * p;  g = g + t			(Adam only)
- *	t = one_minus_b1 * g
- *	m = fma(b1, m, t)
- *	t = g * g;  v = b2 * v
- *	v = fma(one_minus_b2_lo, t, v)
- *	v = fma(one_minus_b2, t, v)
- *	w = v * inv_bc2;  w = sqrt(w);  w = w + eps
- *	d = m / w
- *	t = lr_wd * p;  t = fma(step_size, d, t)	(lr_wd is 0 for Adam)
- *	p = p - t
- * Then a NaN among m, v, p is stored as 0x7fc00000 (which NaN an operation returns depends on the
- * order of its operands), and a master weight is split. p = m = v = g = 0 stays 0 (padding).
- * NaN or Inf in g is no error here: it spreads to the element's m, v, p. Screen the norm first.
+ *	t = wd * p;  g = g + t				Adam, Adagrad, SGD
  *
- * Tested in tests/test_optim.c: all instruction sets bit-equal to the scalar reference; that one
- * within |dm| <= 2 ulp(|b1 m| + |(1 - b1) g|), |dv| <= 2 ulp(v), |dp| <= 1 ulp(max(|p|, |p'|)) +
- * 4 ulp(lr (|b1 m| + |(1 - b1) g|) / (1 - b1^t) / (sqrt(vhat) + eps)) of long double.
- * @return 0; -EINVAL: an array is missing, or a cut inside a block; nothing was written
+ *	t = one_minus_b1 * g;  m = fma(b1, m, t)	Adam, AdamW
+ *	t = g * g;  v = b2 * v
+ *	v = fma(one_minus_b2_lo, t, v);  v = fma(one_minus_b2, t, v)
+ *	w = v * inv_bc2;  w = sqrt(w);  w = w + eps;  d = m / w
+ *
+ *	v = fma(g, g, v)				Adagrad
+ *	w = sqrt(v);  w = w + eps;  d = g / w
+ *
+ *	t = one_minus_b1 * g;  c = fma(b1, m, t);  d = sign(c)	Lion; sign(0) = 0
+ *	t = one_minus_b2 * g;  m = fma(b2, m, t)
+ *
+ *	t = one_minus_b1 * g;  m = fma(b1, m, t)	SGD with momentum: b1 = momentum and
+ *	d = m, or with Nesterov fma(b1, m, g)		one_minus_b1 = 1 - dampening; in step 1
+ *	d = g						they are 0 and 1. SGD without momentum
+ *
+ *	t = lr_wd * p;  t = fma(step_size, d, t)	all; lr_wd is 0 but for AdamW and Lion
+ *	p = p - t
+ * The decay is part of one sum, so it is not lost below lr * wd = 6e-8 as a factor float(1 - lr *
+ * wd) would be. step_size is lr / (1 - b1^t) for Adam, lr / (1 + (t - 1) lr_decay) for Adagrad.
+ *
+ * Then a NaN among m, v, p is stored as 0x7fc00000 (which NaN an operation returns depends on the
+ * order of its operands), a master weight is split, low-precision outputs are rounded to nearest
+ * even, and moments of 16 and 8 bits are rounded stochastically: up or down with the probability
+ * that makes the mean exact, by random bits that are a function of (cfg.seed, t, range.stream,
+ * element, moment) alone. The update itself uses m and v before that rounding. A v > 0 never
+ * becomes 0 in 8 bits. p = m = v = g = 0 stays 0 (padding). NaN or Inf in g is no error here: it
+ * spreads to the element's m, v, p, and with int8 moments, in the next step, to its block. Screen
+ * the sums of squares first. docs/optimizers.md explains the formats.
+ *
+ * Tested: all instruction sets bit-equal to the scalar reference, any cut (tests/test_optim.c);
+ *that one near long double and PyTorch (tests/test_optim_accuracy.c, which states the bounds, for
+ *Adam |dm| <= 2 ulp(|b1 m| + |(1 - b1) g|), |dv| <= 2 ulp(v), |dp| <= 1 ulp(max(|p|, |p'|)) + 4
+ *ulp(lr (|b1 m| + |(1 - b1) g|) / (1 - b1^t) / (sqrt(vhat) + eps))); that rounding does no harm
+ * (tests/test_optim_quant.c).
+ * @return 0; -EINVAL: an array is missing, a range begins inside a block, or an unknown format;
+ *         nothing was written
  */
 STRATA_API STRATA_MUST_CHECK int strata_optim_update(const struct strata_optim_step *s,
 						     const struct strata_optim_format *f,
@@ -173,7 +194,7 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_update(const struct strata_optim_s
 /**
  * strata_optim_preview() - the low-precision parameters that strata_optim_update() would make of
  * a range, bit for bit, and nothing else: every array of r is only read, and the range may begin
- * and end anywhere, also inside a block.
+ * and end anywhere, also inside a block (its scales are then those of the block it begins in).
  * @param out  out [n] bf16 (SPLIT, F32_BF16), fp16 (F32_F16) or fp32 (F32)
  */
 STRATA_API STRATA_MUST_CHECK int strata_optim_preview(const struct strata_optim_step *s,
