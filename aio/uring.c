@@ -280,16 +280,25 @@ static int uring_submit(void *be, struct st_aio_req *p)
 	return 0;
 }
 
-/* The device does not poll after all: the piece, and all that follow, go the other way. */
+static void say_no_polling(int rc)
+{
+	st_log_once(ST_LOG_WARN,
+		    "strata.nvme.iopoll: a polled read failed (%s); interrupts are used. Polling "
+		    "needs an NVMe drive and the kernel parameter nvme.poll_queues",
+		    strata_strerror(rc));
+}
+
+/*
+ * The device does not poll after all (a file without data passes the probe, since nothing asks the
+ * device): the piece, and all that follow, go the other way.
+ */
 static int stop_polling(struct uring *u, const struct st_aio_req *p)
 {
 	int file = find_file(u, p->fd);
 
 	if (file >= 0)
 		u->files[file].is_polled = false;
-	st_log_once(ST_LOG_WARN,
-		    "%s: strata.nvme.iopoll: the device does not poll; interrupts are used",
-		    p->path ? p->path : "file");
+	say_no_polling(-EOPNOTSUPP);
 	return -EAGAIN;
 }
 
@@ -600,10 +609,7 @@ static bool try_polling(struct uring *u, unsigned slot, int fd)
 		rc = probe_polled(u, slot, fd);
 	if (rc >= 0)
 		return true;
-	st_log_once(ST_LOG_WARN,
-		    "strata.nvme.iopoll: a polled read failed (%s); interrupts are used. Polling "
-		    "needs an NVMe drive and the kernel parameter nvme.poll_queues",
-		    strata_strerror(rc));
+	say_no_polling(rc);
 	if (!any_polled(u))
 		drop_polled(u);
 	return false;

@@ -337,6 +337,40 @@ START_TEST(opening_waits_for_nothing)
 }
 END_TEST
 
+/*
+ * A preallocated file without data passes the probe, for nothing asks the device. Where the device
+ * then does not poll, its I/Os go the other way, after the same one line.
+ */
+START_TEST(a_device_that_does_not_poll_is_found_out_late)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_queue *q;
+	int other;
+
+	if (!(fcntl(fd, F_GETFL) & O_DIRECT))
+		return;
+	lines = 0;
+	st_log_set(count_line, NULL, ST_LOG_DEBUG);
+	cfg.backend = "io_uring";
+	cfg.iopoll = true;
+	cfg.block_bytes = 64 * KIB;
+	ck_assert_int_eq(ftruncate(buffered_fd, 0), 0);
+	ck_assert_int_eq(posix_fallocate(buffered_fd, 0, 8 * (off_t)MIB), 0);
+	q = open_queue(&cfg);
+	ck_assert_int_eq(st_aio_register(q, buf, 8 * MIB), 0);
+	ck_assert_int_eq(st_aio_register_file(q, fd), 0);
+	for (uint64_t k = 0; k < 4; k++)
+		write_read(q, 2 * MIB, 2 * MIB * k, 80 + k);
+	other = dup(fd); /* now there is data, and the probe knows at once */
+	ck_assert_int_ge(other, 0);
+	ck_assert_int_eq(st_aio_register_file(q, other), 0);
+	st_aio_close(q);
+	close(other);
+	st_log_set(NULL, NULL, ST_LOG_DEBUG);
+	ck_assert_int_le(lines, 1);
+}
+END_TEST
+
 /* What lies on no drive cannot be polled: one line, then interrupts. */
 START_TEST(a_file_that_does_not_poll_is_read_all_the_same)
 {
@@ -389,6 +423,7 @@ int main(void)
 		tcase_add_test(t, more_files_than_places_work);
 		tcase_add_loop_test(t, modes_on_request_work_or_are_left_out, 0, 4);
 		tcase_add_test(t, opening_waits_for_nothing);
+		tcase_add_test(t, a_device_that_does_not_poll_is_found_out_late);
 		tcase_add_test(t, a_file_that_does_not_poll_is_read_all_the_same);
 	}
 	suite_add_tcase(s, t);
