@@ -73,9 +73,6 @@ if command -v fio >/dev/null; then
 	for key in fio_gbps ratio_to_fio fio_cpu_s_per_gb; do
 		value - $key rows.txt | grep -Eq '^[0-9.]+(e-?[0-9]+)?$' || fail "$key: $(cat rows.txt)"
 	done
-	run 0 "${bench[@]}" "${small[@]}" --seconds 0.3 --with-fio --op read --block 4KiB \
-		--pattern random
-	has out.txt ' ratio +fio CPU$'
 	empty drive drive2
 else
 	note 'fio is not installed: nothing was compared with it'
