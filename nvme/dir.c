@@ -544,8 +544,9 @@ static int open_data(struct st_store_file *f, enum st_dir_mode mode, char *in_us
 	rc = st_dir_check_ours(f->fd, f->path, false);
 	if (!rc && fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK))
 		rc = st_fail(-errno, "%s: open", f->path);
+	/* The directory was free, so nobody alive has this: readers wait for a dead one as well. */
 	if (!rc && !in_use[0])
-		rc = lock_for(f->fd, f->path, mode, mode == ST_DIR_READ ? 0 : LOCK_WAIT_NS, in_use);
+		rc = lock_for(f->fd, f->path, mode, LOCK_WAIT_NS, in_use);
 	return rc;
 }
 
