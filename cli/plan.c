@@ -354,7 +354,8 @@ static int plan_run(const void *args, char **argv)
 	return rc ? st_report(rc) : code;
 }
 
-static const char *const schedules[] = { "strata", "deepspeed", "deepspeed-pipelined", NULL };
+static const char *const schedules[] = { "strata", "deepspeed", "deepspeed-pipelined", "serial",
+					 NULL };
 
 #define OFF(field) .offset = offsetof(struct plan_args, field)
 static const struct st_opt options[] = {
@@ -366,7 +367,7 @@ static const struct st_opt options[] = {
 	{ "measure", ST_OPT_FLAG, OFF(measures), .help = "measure this machine anew" },
 	{ "no-measure", ST_OPT_FLAG, OFF(no_measure), .help = "nominal rates, nothing is run" },
 	{ "schedule", ST_OPT_WORD, .metavar = "HOW", OFF(schedule), .words = schedules,
-	  .help = "strata; or, to compare, deepspeed, deepspeed-pipelined" },
+	  .help = "strata; or, to compare, deepspeed, deepspeed-pipelined, serial" },
 	{ "json", ST_OPT_FLAG, OFF(as_json), .help = "one object, for programs" },
 	{ "print-program", ST_OPT_FLAG, OFF(prints_program),
 	  .help = "the operations of a step, with bytes and dependencies" },

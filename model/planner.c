@@ -545,6 +545,12 @@ static bool is_by_tiles(const struct strata_plan *p)
 
 static int plan_rank(struct strata_plan *p)
 {
+	static const enum st_rank_style styles[] = {
+		[STRATA_SCHEDULE_STRATA] = ST_RANK_STRATA,
+		[STRATA_SCHEDULE_DEEPSPEED] = ST_RANK_DEEPSPEED,
+		[STRATA_SCHEDULE_DEEPSPEED_PIPELINED] = ST_RANK_DEEPSPEED_PIPELINED,
+		[STRATA_SCHEDULE_SERIAL] = ST_RANK_SERIAL,
+	};
 	const struct st_plan_cfg c = st_setup_plan_cfg(&p->setup);
 	bool is_at_once = c.update == ST_UPDATE_IMMEDIATE || c.update == ST_UPDATE_SPECULATIVE ||
 			  (c.update == ST_UPDATE_AUTO && !c.needs_norm);
@@ -560,10 +566,7 @@ static int plan_rank(struct strata_plan *p)
 		.acts_on_host = c.acts_on_host,
 		.spills_grads = !is_at_once && c.rest == ST_REST_NVME,
 		.commits = c.commits,
-		.style = p->how.schedule == STRATA_SCHEDULE_DEEPSPEED ? ST_RANK_DEEPSPEED
-			 : p->how.schedule == STRATA_SCHEDULE_DEEPSPEED_PIPELINED
-				 ? ST_RANK_DEEPSPEED_PIPELINED
-				 : ST_RANK_STRATA,
+		.style = styles[p->how.schedule],
 		.device_bytes = c.device_bytes,
 		.host_bytes = c.host_bytes,
 	};
@@ -651,6 +654,9 @@ int strata_plan_open(struct strata_plan **out, const char *config_path,
 			     "strata_plan_options.struct_bytes is %zu, not %zu: set it with"
 			     " STRATA_PLAN_OPTIONS_DEFAULT.",
 			     how->struct_bytes, sizeof(*how));
+	if (!rc && (unsigned)p->how.schedule > STRATA_SCHEDULE_SERIAL)
+		rc = st_fail(-EINVAL, "strata_plan_options.schedule is %u, which is none.",
+			     (unsigned)p->how.schedule);
 	if (!rc)
 		rc = load_hardware(p);
 	if (!rc)

@@ -31,6 +31,7 @@ struct emit {
 	uint32_t computed;  /* the latest operation of the compute lane */
 	uint32_t blocking;  /* a copy that compute waits for, or ST_NONE */
 	uint32_t chunk_end; /* DEEPSPEED: the last operation of the sub-group before */
+	uint32_t latest;    /* SERIAL: the operation before */
 };
 
 /* ---- sizes and resources ------------------------------------------------------------------- */
@@ -81,9 +82,20 @@ static uint32_t r_norm(const struct emit *e)
 	return 3 * e->m->n_units;
 }
 
+static uint32_t begin(struct emit *e, enum st_op_kind kind, uint32_t unit, unsigned stage,
+		      unsigned mb)
+{
+	uint32_t op = st_builder_op(e->b, kind, unit, ST_NONE, stage, mb);
+
+	if (e->cfg->style == ST_RANK_SERIAL)
+		st_builder_after(e->b, e->latest);
+	e->latest = op;
+	return op;
+}
+
 static uint32_t add(struct emit *e, enum st_op_kind kind, uint32_t unit, uint64_t bytes)
 {
-	uint32_t op = st_builder_op(e->b, kind, unit, ST_NONE, ST_NONE, ST_NONE);
+	uint32_t op = begin(e, kind, unit, ST_NONE, ST_NONE);
 
 	st_builder_last(e->b)->bytes = bytes;
 	return op;
@@ -329,7 +341,7 @@ static bool offloads_acts(const struct emit *e)
 
 static void begin_compute(struct emit *e, enum st_op_kind kind, unsigned stage, unsigned mb)
 {
-	e->computed = st_builder_op(e->b, kind, ST_NONE, ST_NONE, stage, mb);
+	e->computed = begin(e, kind, ST_NONE, stage, mb);
 	st_builder_after(e->b, e->gate);
 	if (e->blocking != ST_NONE)
 		st_builder_after(e->b, e->blocking);
@@ -437,6 +449,19 @@ static void use_accum(struct emit *e, unsigned k, uint32_t u)
 	st_builder_use(e->b, ST_ROLE_ACCUM0 + k, e->accum[u], 0, bytes, true);
 }
 
+static uint32_t forward_again(struct emit *e, unsigned stage, unsigned mb, uint32_t y)
+{
+	const struct st_stage_desc *s = &e->m->stages[stage];
+	uint32_t saved = forward(e, stage, mb, y, true);
+
+	if (e->cfg->style != ST_RANK_SERIAL)
+		return saved;
+	release_params(e, stage);
+	for (unsigned k = 0; k < s->n_units; k++)
+		need_unit(e, s->units[k]);
+	return saved;
+}
+
 static void backward(struct emit *e, unsigned stage, unsigned mb)
 {
 	const struct st_stage_desc *s = &e->m->stages[stage];
@@ -449,7 +474,7 @@ static void backward(struct emit *e, unsigned stage, unsigned mb)
 		dx = st_builder_claim(e->b, ST_POOL_ACT, x_bytes);
 	}
 	if (!is_last && s->saved_bytes && saved == ST_NO_CLAIM)
-		saved = forward(e, stage, mb, dx, true);
+		saved = forward_again(e, stage, mb, dx);
 	begin_compute(e, ST_OP_BACKWARD, stage, mb);
 	st_builder_last(e->b)->flops = s->bwd_flops;
 	for (unsigned k = 0; k < s->n_units; k++) {
@@ -517,7 +542,7 @@ static void emit_strata(struct emit *e)
 /* One sub-group: read, update, write; the next one behind it unless they are pipelined. */
 static void emit_sub_group(struct emit *e, struct chunk *c)
 {
-	bool is_serial = e->cfg->style == ST_RANK_DEEPSPEED;
+	bool is_serial = e->cfg->style != ST_RANK_DEEPSPEED_PIPELINED;
 
 	read_chunk(e, c, DS_READ);
 	if (c->state != ST_NO_CLAIM) {
@@ -606,7 +631,8 @@ static int compile(const struct st_rank_cfg *cfg, bool is_pending,
 	e.grad = e.saved + n_acts;
 	for (size_t u = 0; u < n_units; u++)
 		e.is_updated[u] = !is_pending;
-	e.gate = e.computed = st_builder_op(e.b, ST_OP_GATE, ST_NONE, ST_NONE, ST_NONE, ST_NONE);
+	e.gate = e.computed = e.latest =
+		st_builder_op(e.b, ST_OP_GATE, ST_NONE, ST_NONE, ST_NONE, ST_NONE);
 	if (e.is_ds)
 		emit_deepspeed(&e);
 	else

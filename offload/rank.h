@@ -23,7 +23,9 @@
  * beside the states, copies of activations that compute waits for, and the optimizer as a phase
  * after backward, one sub-group after another: read, update, write; PIPELINED overlaps these
  * (pipeline_read and pipeline_write). Its bytes of NVMe are 38 a parameter, its bytes of memory in
- * the optimizer 46 (norm 4, unscale 8, Adam 28, cast 6).
+ * the optimizer 46 (norm 4, unscale 8, Adam 28, cast 6). SERIAL is the same with nothing overlapped
+ * at all, and parameters fetched once more between recomputation and backward: the model behind
+ * ZeRO-Infinity's efficiency, ait bw / (ait bw + peak).
  */
 #ifndef OFFLOAD_RANK_H
 #define OFFLOAD_RANK_H
@@ -33,7 +35,12 @@
 
 #define ST_RANK_CHUNK ((uint64_t)1 << 24) /* parameters */
 
-enum st_rank_style { ST_RANK_STRATA, ST_RANK_DEEPSPEED, ST_RANK_DEEPSPEED_PIPELINED };
+enum st_rank_style {
+	ST_RANK_STRATA,
+	ST_RANK_DEEPSPEED,
+	ST_RANK_DEEPSPEED_PIPELINED,
+	ST_RANK_SERIAL,
+};
 
 struct st_rank_cfg {
 	const struct st_model *model; /* of one rank's micro-batch; borrowed */

@@ -158,6 +158,7 @@ enum strata_plan_schedule {
 	STRATA_SCHEDULE_STRATA,
 	STRATA_SCHEDULE_DEEPSPEED,           /* the optimizer is a phase of its own; to compare */
 	STRATA_SCHEDULE_DEEPSPEED_PIPELINED, /* with pipeline_read and pipeline_write */
+	STRATA_SCHEDULE_SERIAL,              /* DeepSpeed's work with nothing overlapped */
 };
 
 struct strata_plan_options {
