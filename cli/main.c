@@ -47,6 +47,10 @@ static const struct st_verb *const verbs[] = {
 	&st_verb_train,
 	&st_verb_plan,
 	&st_verb_sample,
+	&st_verb_checkpoint_ls,
+	&st_verb_checkpoint_verify,
+	&st_verb_checkpoint_export,
+	&st_verb_checkpoint_gc,
 	&st_verb_config_check,
 	&st_verb_config_explain,
 	&st_verb_config_dump,
@@ -69,7 +73,7 @@ static void print_verbs(FILE *f, const char *prefix)
 {
 	for (size_t i = 0; i < ST_ARRAY_LEN(verbs); i++)
 		if (!strncmp(verbs[i]->name, prefix, strlen(prefix)))
-			fprintf(f, "  %-16s %s\n", verbs[i]->name, verbs[i]->summary);
+			fprintf(f, "  %-17s %s\n", verbs[i]->name, verbs[i]->summary);
 }
 
 /* "config" of "config check": the first word of verbs that have two. */

@@ -3,21 +3,18 @@
 #include "cli/progress.h"
 
 #include <errno.h>
-#include <langinfo.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
+#include "cli/bar.h"
 #include "cli/print.h"
 #include "core/clock.h"
 
-#define REDRAW_NS   100000000 /* at most ten frames a second */
-#define COLUMNS_MAX 256
-#define FORGET      0.9 /* the bar's rates: a step counts 0.9 of the one after it */
+#define REDRAW_NS 100000000 /* at most ten frames a second */
+#define FORGET    0.9       /* the bar's rates: a step counts 0.9 of the one after it */
 
 const char *const st_progress_names[] = { "auto", "bar", "line", "json", "none", NULL };
 
@@ -39,22 +36,6 @@ struct st_progress {
 };
 
 /* ---- terminal ------------------------------------------------------------------------------ */
-
-static bool has_capable_terminal(void)
-{
-	const char *term = getenv("TERM");
-
-	return isatty(STDERR_FILENO) && term && *term && strcmp(term, "dumb") != 0;
-}
-
-static size_t terminal_columns(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) || size.ws_col == 0)
-		return 80;
-	return size.ws_col < COLUMNS_MAX ? size.ws_col : COLUMNS_MAX;
-}
 
 /* Take the bar off the screen, so that a line can stand in its place. */
 static void erase(struct st_progress *p)
@@ -149,29 +130,14 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 	return used;
 }
 
-static void draw_blocks(const struct st_progress *p, double share, size_t columns)
-{
-	static const char *const eighth[] = { " ", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
-	size_t filled = (size_t)(share * (double)columns * 8);
-
-	for (size_t i = 0; i < columns; i++) {
-		size_t here = filled > i * 8 ? filled - i * 8 : 0;
-
-		if (!p->is_utf8)
-			fputc(here >= 8 ? '#' : '.', stderr);
-		else
-			fputs(here >= 8 ? "█" : eighth[here], stderr);
-	}
-}
-
 /* " 37%|#####.....|" and the figures, one column short of the width, so that no terminal wraps. */
 static void draw(struct st_progress *p)
 {
 	enum { FRAME = 6, BLOCKS_MAX = 40, BLOCKS_LONG = 8, BLOCKS_SHORT = 3 };
-	size_t columns = terminal_columns() - 1, used, blocks;
-	char text[COLUMNS_MAX + 1];
+	size_t columns = st_terminal_columns() - 1, used, blocks;
+	char text[ST_COLUMNS_MAX + 1];
 	double share = p->last.total_steps ? (double)p->last.step / (double)p->last.total_steps : 1;
-	char all[COLUMNS_MAX * 2];
+	char all[ST_COLUMNS_MAX * 2];
 
 	if (columns < FRAME + BLOCKS_SHORT)
 		return;
@@ -184,7 +150,7 @@ static void draw(struct st_progress *p)
 		blocks = BLOCKS_MAX;
 	share = share < 0 ? 0 : share > 1 ? 1 : share;
 	fprintf(stderr, "\r%3d%%|", (int)(share * 100));
-	draw_blocks(p, share, blocks);
+	st_bar_blocks(share, blocks, p->is_utf8);
 	fprintf(stderr, "|%s\033[K", text);
 	fflush(stderr);
 	p->is_drawn = true;
@@ -266,9 +232,9 @@ int st_progress_create(struct st_progress **out, enum st_progress_mode mode)
 	if (!p)
 		return st_fail(-ENOMEM, "progress");
 	if (mode == ST_PROGRESS_AUTO || mode == ST_PROGRESS_BAR)
-		mode = has_capable_terminal() ? ST_PROGRESS_BAR : ST_PROGRESS_LINE;
+		mode = st_terminal_is_capable() ? ST_PROGRESS_BAR : ST_PROGRESS_LINE;
 	p->mode = mode;
-	p->is_utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
+	p->is_utf8 = st_terminal_is_utf8();
 	pthread_mutex_init(&p->lock, NULL);
 	*out = p;
 	return 0;

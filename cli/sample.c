@@ -42,22 +42,26 @@ struct sample {
 };
 
 /* A run of our own says in DIR/strata.json how its text became tokens. */
-static bool decide_as_bytes(const struct sample_args *a, uint64_t vocab)
+static int decide_as_bytes(const struct sample_args *a, uint64_t vocab, bool *as_bytes)
 {
 	struct st_config *cfg = NULL;
-	bool as_bytes = vocab >= 256 && vocab < GPT2_VOCAB;
+	struct st_error e;
 	char path[4096];
-	int len = snprintf(path, sizeof(path), "%s/strata.json", a->dir);
+	int len = snprintf(path, sizeof(path), "%s/strata.json", a->dir), rc;
 
-	if (a->as != AS_AUTO)
-		return a->as == AS_BYTES;
-	if (len > 0 && (size_t)len < sizeof(path) && !access(path, R_OK) &&
-	    !st_config_load(&cfg, path, NULL, 0)) {
-		if (cfg->data.train)
-			as_bytes = !strcmp(cfg->data.format, "bytes");
-		st_config_destroy(cfg);
+	*as_bytes = a->as == AS_AUTO ? vocab >= 256 && vocab < GPT2_VOCAB : a->as == AS_BYTES;
+	if (a->as != AS_AUTO || len < 0 || (size_t)len >= sizeof(path) || access(path, F_OK))
+		return 0;
+	rc = st_config_load(&cfg, path, NULL, 0);
+	if (rc) {
+		st_error_take(&e, rc);
+		return st_fail(rc, "%.360s (it says what a token is; say --as bytes or --as ids)",
+			       e.text);
 	}
-	return as_bytes;
+	if (cfg->data.train)
+		*as_bytes = !strcmp(cfg->data.format, "bytes");
+	st_config_destroy(cfg);
+	return 0;
 }
 
 /* ---- prompt -------------------------------------------------------------------------------- */
@@ -202,9 +206,10 @@ static int sample_run(const void *args, char **argv)
 	(void)argv;
 	if (!rc) {
 		s.vocab = strata_sampler_vocab(s.sampler);
-		s.as_bytes = decide_as_bytes(a, s.vocab);
-		rc = take_prompt(&s);
+		rc = decide_as_bytes(a, s.vocab, &s.as_bytes);
 	}
+	if (!rc)
+		rc = take_prompt(&s);
 	if (!rc)
 		rc = generate(&s);
 	rc = rc ? st_report(rc) : 0;

@@ -82,18 +82,28 @@ static int sync_dir(const char *dir)
 	return rc;
 }
 
-int st_output_condemn(const char *dir)
+static int rename_run(const char *dir, const char *old, const char *new)
 {
 	char from[4096], to[4096];
-	int rc = st_output_path(from, sizeof(from), dir, ST_OUTPUT_RUN);
+	int rc = st_output_path(from, sizeof(from), dir, old);
 
 	if (!rc)
-		rc = st_output_path(to, sizeof(to), dir, ST_OUTPUT_REMOVED);
+		rc = st_output_path(to, sizeof(to), dir, new);
 	if (rc)
 		return rc;
 	if (rename(from, to))
-		return st_fail(-errno, "%s: rename to %s", from, ST_OUTPUT_REMOVED);
+		return st_fail(-errno, "%s: rename to %s", from, new);
 	return sync_dir(dir);
+}
+
+int st_output_condemn(const char *dir)
+{
+	return rename_run(dir, ST_OUTPUT_RUN, ST_OUTPUT_REMOVED);
+}
+
+int st_output_pardon(const char *dir)
+{
+	return rename_run(dir, ST_OUTPUT_REMOVED, ST_OUTPUT_RUN);
 }
 
 int st_output_forget(const char *dir)

@@ -39,6 +39,8 @@ ST_MUST_CHECK int st_output_read_run(const char *dir, const char *name, char *ou
 /** st_output_condemn() - durably rename run.json: the state that it names is removed from now on,
  *  and whoever finds it so goes on with that. @return 0; -errno */
 ST_MUST_CHECK int st_output_condemn(const char *dir);
+/** st_output_pardon() - the opposite, where nothing was removed. @return 0; -errno */
+ST_MUST_CHECK int st_output_pardon(const char *dir);
 /** st_output_forget() - the state is gone: its name goes too. @return 0; -errno */
 ST_MUST_CHECK int st_output_forget(const char *dir);
 
