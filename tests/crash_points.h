@@ -22,7 +22,9 @@
 
 #include "nvme/store_priv.h"
 
+#ifndef STEPS
 #define STEPS 3
+#endif
 
 enum point_class { POINT_ANY, POINT_DATA, POINT_TABLE, POINT_ROOT, POINT_FLUSH, POINT_CLASSES };
 enum point_how { POINT_BEFORE, POINT_HALF, POINT_AFTER };

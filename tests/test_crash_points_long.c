@@ -6,6 +6,7 @@
  * Label: slow
  * Timeout: 1800
  */
+#define STEPS 2
 #include "tests/crash_points.h"
 
 static const struct tiny deferred = { .dtype = ST_BF16,
@@ -26,24 +27,32 @@ static const struct tiny immediate = { .dtype = ST_BF16,
 				       .n_mb = 1,
 				       .backend = "threads" };
 
-/* Before and in each; after one is before the next, and is tried at the flushes. */
+/* @return how many there are */
+static unsigned check_class(const struct tiny *t, enum point_class class, enum point_how how,
+			    uint64_t want)
+{
+	struct point p = { class, 1, how, 0 };
+
+	while (crash(t, p, nowhere, want))
+		p.nth++;
+	printf("killed %s %s: %d points, each resumed to state %016llx\n", how_names[how],
+	       point_names[class], p.nth - 1, (unsigned long long)want);
+	fflush(stdout);
+	return (unsigned)p.nth - 1;
+}
+
+/* After an I/O is before the next one, and in a read is before it. */
 static void check_every_point(const struct tiny *t)
 {
 	uint64_t want = undisturbed(t);
-	struct point p = { POINT_ANY, 1, POINT_BEFORE, 0 };
-	unsigned met = 0;
+	unsigned any = check_class(t, POINT_ANY, POINT_BEFORE, want), some = 0;
 
-	for (p.nth = 1; crash(t, p, nowhere, want); p.nth++)
-		met++;
-	p.how = POINT_HALF;
-	for (p.nth = 1; crash(t, p, nowhere, want); p.nth++)
-		met++;
-	p.class = POINT_FLUSH;
-	p.how = POINT_AFTER;
-	for (p.nth = 1; crash(t, p, nowhere, want); p.nth++)
-		met++;
-	printf("%u points, each resumed to state %016llx\n", met, (unsigned long long)want);
-	fflush(stdout);
+	some += check_class(t, POINT_DATA, POINT_HALF, want);
+	some += check_class(t, POINT_TABLE, POINT_HALF, want);
+	some += check_class(t, POINT_ROOT, POINT_HALF, want);
+	some += check_class(t, POINT_FLUSH, POINT_AFTER, want);
+	ck_assert_uint_gt(some, 0);
+	ck_assert_uint_gt(any, some);
 }
 
 START_TEST(deferred_on_two_paths)
