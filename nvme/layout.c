@@ -121,30 +121,38 @@ static int check_cfg(const struct st_store_cfg *cfg, unsigned n_paths, const uin
 	return 0;
 }
 
-/*
- * Each extent in turn goes to the path that is fullest last: the smallest (bytes + this) / weight,
- * compared exactly; the first of equals.
- */
+unsigned st_store_pick_path(const uint64_t *used_bytes, const uint32_t *weights, unsigned n_paths,
+			    uint64_t bytes)
+{
+	unsigned best = 0;
+
+	for (unsigned p = 1; p < n_paths; p++) {
+		unsigned __int128 a = (unsigned __int128)used_bytes[p] + bytes;
+		unsigned __int128 b = (unsigned __int128)used_bytes[best] + bytes;
+
+		if (a * weights[best] < b * weights[p])
+			best = p;
+	}
+	return best;
+}
+
 static void assign(struct st_store *s, const uint64_t *extent_bytes)
 {
+	uint64_t used[ST_STORE_PATHS_MAX] = { 0 };
+
 	for (uint32_t e = 0; e < s->n_extents; e++) {
 		struct st_store_extent *x = &s->extents[e];
-		unsigned best = 0;
+		unsigned p = st_store_pick_path(used, s->weights, s->n_files, extent_bytes[e]);
 
-		for (unsigned p = 1; p < s->n_files; p++) {
-			unsigned __int128 a = s->files[p].data_bytes + extent_bytes[e];
-			unsigned __int128 b = s->files[best].data_bytes + extent_bytes[e];
-
-			if (a * s->weights[best] < b * s->weights[p])
-				best = p;
-		}
 		x->bytes = extent_bytes[e];
-		x->path = (uint8_t)best;
-		x->off_bytes = s->files[best].data_bytes;
-		x->index = s->files[best].n_extents++;
+		x->path = (uint8_t)p;
+		x->off_bytes = used[p];
+		x->index = s->files[p].n_extents++;
 		x->durable_slot = ST_STORE_NO_SLOT;
-		s->files[best].data_bytes += x->bytes;
+		used[p] += x->bytes;
 	}
+	for (unsigned p = 0; p < s->n_files; p++)
+		s->files[p].data_bytes = used[p];
 }
 
 static uint64_t map_hash(const struct st_store *s, const uint64_t *extent_bytes)

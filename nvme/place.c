@@ -175,8 +175,8 @@ static int no_space(const struct st_store_file *f, uint64_t need, uint64_t have)
 {
 	return st_fail(
 		STRATA_E_NO_FIT,
-		"%s: the store needs %llu bytes (%.2f GiB) on this file system, %llu (%.2f GiB) "
-		"are free: free %.2f GiB, or add a path.",
+		"%s: %llu bytes (%.2f GiB) are needed on this file system, %llu (%.2f GiB) are "
+		"free: free %.2f GiB, or add a path.",
 		f->path, (unsigned long long)need, (double)need / GIB, (unsigned long long)have,
 		(double)have / GIB, (double)(need > have ? need - have : 0) / GIB);
 }
@@ -219,8 +219,8 @@ int st_place_preallocate(const struct st_store_file *f, uint64_t off_bytes, uint
 	if (rc == -EDQUOT)
 		return st_fail(
 			STRATA_E_NO_FIT,
-			"%s: the store needs %llu bytes (%.2f GiB), more than the disk quota of "
-			"user %u leaves: raise the quota, or add a path.",
+			"%s: %llu bytes (%.2f GiB) are needed, more than the disk quota of user %u "
+			"leaves: raise the quota, or add a path.",
 			f->path, (unsigned long long)len_bytes, (double)len_bytes / GIB,
 			(unsigned)geteuid());
 	if (rc == -EFBIG)

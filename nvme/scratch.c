@@ -4,10 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+#include "nvme/dir.h"
 
 struct slot {
 	uint32_t path;
@@ -16,72 +19,90 @@ struct slot {
 
 struct st_scratch {
 	unsigned n_paths;
-	char **paths;
-	int *fds;
+	struct st_store_file files[ST_STORE_PATHS_MAX]; /* path: the directory, for messages */
 	struct slot *slots;
 };
 
-static int open_unnamed(const char *path, uint64_t bytes)
+/* Where the file system has no files without a name, one that loses its name at once. */
+static int open_unnamed(const char *path)
 {
-	int fd = open(path, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-	int rc;
+	uint8_t id[ST_STORE_ID_BYTES];
+	char name[3 * ST_STORE_ID_BYTES] = ".strata-scratch-";
+	int fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), dir_fd;
 
-	if (fd < 0 && errno == EINVAL) /* a file system without O_DIRECT */
-		fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return st_fail(STRATA_E_INPUT,
-			       "nvme_path %s: cannot make a scratch file there (%s)", path,
-			       strata_strerror(-errno));
-	rc = bytes ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
-	if (rc) {
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL))
+		return fd;
+	if (st_dir_random_id(id))
+		return -1;
+	for (size_t i = 0, n = strlen(name); i < ST_STORE_ID_BYTES; i++)
+		snprintf(name + n + i, 2, "%x", id[i] & 15u);
+	dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir_fd < 0)
+		return -1;
+	fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0 && unlinkat(dir_fd, name, 0)) {
 		close(fd);
-		return st_fail(-rc, "nvme_path %s: %llu MiB of scratch for gradients", path,
-			       (unsigned long long)(bytes >> 20));
+		fd = -1;
 	}
+	close(dir_fd);
 	return fd;
 }
 
-int st_scratch_create(struct st_scratch **out, const char *const *paths, unsigned n_paths,
-		      const uint64_t *slot_bytes, uint32_t n)
+static int open_file(struct st_store_file *f, const char *path, uint64_t bytes)
 {
-	struct st_scratch *s = calloc(1, sizeof(*s));
-	uint64_t *end = calloc(n_paths, sizeof(*end));
-	int rc = -ENOMEM;
+	int rc;
 
-	if (!s || !end)
-		goto fail;
-	s->paths = calloc(n_paths, sizeof(*s->paths));
-	s->fds = malloc(n_paths * sizeof(*s->fds));
-	s->slots = calloc(n, sizeof(*s->slots));
-	if (!s->paths || !s->fds || !s->slots)
-		goto fail;
-	memset(s->fds, 0xff, n_paths * sizeof(*s->fds));
+	f->path = strdup(path);
+	if (!f->path)
+		return st_fail(-ENOMEM, "scratch for gradients");
+	f->fd = open_unnamed(path);
+	if (f->fd < 0)
+		return st_fail(STRATA_E_INPUT,
+			       "nvme_path %s: cannot make a scratch file there (%s)", path,
+			       strata_strerror(-errno));
+	st_place_prepare(f);
+	rc = bytes ? st_place_preallocate(f, 0, bytes) : 0;
+	return rc || !bytes ? rc : st_place_set_direct(f);
+}
+
+int st_scratch_create(struct st_scratch **out, const char *const *paths, unsigned n_paths,
+		      const uint32_t *weights, const uint64_t *slot_bytes, uint32_t n)
+{
+	uint64_t end[ST_STORE_PATHS_MAX] = { 0 };
+	uint32_t equal[ST_STORE_PATHS_MAX];
+	struct st_scratch *s;
+	int rc = 0;
+
+	if (!n_paths || n_paths > ST_STORE_PATHS_MAX)
+		return st_fail(-EINVAL, "scratch on %u paths: must be 1 to %u.", n_paths,
+			       ST_STORE_PATHS_MAX);
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return st_fail(-ENOMEM, "scratch for gradients");
 	s->n_paths = n_paths;
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t at = i % n_paths;
+	for (unsigned p = 0; p < n_paths; p++) {
+		s->files[p] = (struct st_store_file)ST_STORE_FILE_NONE;
+		equal[p] = 1;
+	}
+	s->slots = calloc(n, sizeof(*s->slots));
+	if (!s->slots)
+		rc = st_fail(-ENOMEM, "scratch for gradients");
+	for (uint32_t i = 0; !rc && i < n; i++) {
+		unsigned at =
+			st_store_pick_path(end, weights ? weights : equal, n_paths, slot_bytes[i]);
 
 		s->slots[i] =
 			(struct slot){ .path = at, .off_bytes = end[at], .bytes = slot_bytes[i] };
 		end[at] += slot_bytes[i];
 	}
-	for (unsigned p = 0; p < n_paths; p++) {
-		s->paths[p] = strdup(paths[p]);
-		if (!s->paths[p])
-			goto fail;
-		s->fds[p] = open_unnamed(paths[p], end[p]);
-		if (s->fds[p] < 0) {
-			rc = s->fds[p];
-			goto fail;
-		}
+	for (unsigned p = 0; !rc && p < n_paths; p++)
+		rc = open_file(&s->files[p], paths[p], end[p]);
+	if (rc) {
+		st_scratch_destroy(s);
+		return rc;
 	}
-	free(end);
 	*out = s;
 	return 0;
-
-fail:
-	free(end);
-	st_scratch_destroy(s);
-	return rc == -ENOMEM ? st_fail(rc, "scratch for gradients") : rc;
 }
 
 void st_scratch_destroy(struct st_scratch *s)
@@ -89,12 +110,10 @@ void st_scratch_destroy(struct st_scratch *s)
 	if (!s)
 		return;
 	for (unsigned p = 0; p < s->n_paths; p++) {
-		if (s->fds[p] >= 0)
-			close(s->fds[p]);
-		free(s->paths[p]);
+		if (s->files[p].fd >= 0)
+			close(s->files[p].fd);
+		free(s->files[p].path);
 	}
-	free(s->paths);
-	free(s->fds);
 	free(s->slots);
 	free(s);
 }
@@ -104,7 +123,7 @@ int st_scratch_register_files(const struct st_scratch *s, struct st_aio_queue *q
 	int rc = 0;
 
 	for (unsigned p = 0; !rc && p < s->n_paths; p++)
-		rc = s->fds[p] < 0 ? 0 : st_aio_register_file(q, s->fds[p]);
+		rc = s->files[p].fd < 0 ? 0 : st_aio_register_file(q, s->files[p].fd);
 	return rc;
 }
 
@@ -115,8 +134,8 @@ void st_scratch_prep(struct st_scratch *s, uint32_t i, void *buf, bool is_write,
 
 	*req = (struct st_aio_req){
 		.op = is_write ? ST_AIO_WRITE : ST_AIO_READ,
-		.fd = s->fds[slot->path],
-		.path = s->paths[slot->path],
+		.fd = s->files[slot->path].fd,
+		.path = s->files[slot->path].path,
 		.buf = buf,
 		.len_bytes = slot->bytes,
 		.off_bytes = slot->off_bytes,
@@ -160,6 +179,6 @@ int st_scratch_read_verify(const struct st_scratch *s, uint32_t i, uint64_t chec
 		return 0;
 	return st_fail(STRATA_E_CORRUPT,
 		       "scratch in %s, offset %llu, %llu bytes: not what was written",
-		       s->paths[slot->path], (unsigned long long)slot->off_bytes,
+		       s->files[slot->path].path, (unsigned long long)slot->off_bytes,
 		       (unsigned long long)slot->bytes);
 }

@@ -5,7 +5,7 @@
  * Layer:   nvme (uses core, aio)
  * Threads: the thread that opened it, save where a call says otherwise
  *
- * Files without a name (O_TMPFILE), one per path: the kernel frees them however the process ends.
+ * Files without a name, one per path: the kernel frees them however the process ends.
  * No commit, no slots. Checksums live in memory, for this process is the only one that reads.
  */
 #ifndef NVME_SCRATCH_H
@@ -16,12 +16,16 @@
 struct st_scratch;
 
 /**
- * st_scratch_create() - preallocate room for n slots, spread over the paths.
+ * st_scratch_create() - preallocate room for n slots, spread over the paths by weight, as extents
+ * of a store are (nvme/store.h).
+ * @param weights     in [n_paths], each > 0; NULL = equal
  * @param slot_bytes  in [n] multiples of 4096
- * @return 0; -ENOSPC; STRATA_E_INPUT (a path that cannot be used); -errno
+ * @return 0; STRATA_E_NO_FIT (how much is needed, how much is free); STRATA_E_INPUT (a path that
+ *         cannot be used); STRATA_E_UNSUPPORTED (its device); -errno
  */
 ST_MUST_CHECK int st_scratch_create(struct st_scratch **out, const char *const *paths,
-				    unsigned n_paths, const uint64_t *slot_bytes, uint32_t n);
+				    unsigned n_paths, const uint32_t *weights,
+				    const uint64_t *slot_bytes, uint32_t n);
 void st_scratch_destroy(struct st_scratch *s);
 /** st_scratch_register_files() - as st_store_register_files(). */
 ST_MUST_CHECK int st_scratch_register_files(const struct st_scratch *s, struct st_aio_queue *q);

@@ -180,6 +180,11 @@ ST_MUST_CHECK int st_store_layout(struct st_store **out, const struct st_store_c
 				  const uint8_t *origin);
 void st_store_free(struct st_store *s);
 
+/** st_store_pick_path() - the path that is fullest last: the smallest (used + bytes) / weight,
+ *  compared exactly; the first of equals. */
+unsigned st_store_pick_path(const uint64_t *used_bytes, const uint32_t *weights, unsigned n_paths,
+			    uint64_t bytes);
+
 /** st_store_where() - file offset of extent e in slot. */
 uint64_t st_store_where(const struct st_store *s, uint32_t e, unsigned slot);
 

@@ -571,8 +571,8 @@ static int open_scratch(struct st_engine *e)
 		return st_fail(-ENOMEM, "scratch");
 	for (uint32_t t = 0; t < l->n_tiles; t++)
 		bytes[t] = st_tile_grad_bytes(l, t);
-	rc = st_scratch_create(&e->scratch, e->cfg.store_paths, e->cfg.n_store_paths, bytes,
-			       l->n_tiles);
+	rc = st_scratch_create(&e->scratch, e->cfg.store_paths, e->cfg.n_store_paths,
+			       e->cfg.store_weights, bytes, l->n_tiles);
 	free(bytes);
 	return rc;
 }

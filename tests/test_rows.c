@@ -336,7 +336,7 @@ START_TEST(a_range_of_the_scratch)
 
 	ck_assert(buf && got);
 	ck_assert_int_eq(st_aio_open(&q, &aio), 0);
-	ck_assert_int_eq(st_scratch_create(&s, paths, 1, sizes, 2), 0);
+	ck_assert_int_eq(st_scratch_create(&s, paths, 1, NULL, sizes, 2), 0);
 	fill(buf, 5);
 	st_scratch_prep(s, 1, buf, true, &req);
 	run_one(q, &req);

@@ -6,6 +6,7 @@
 #include "store_util.h"
 
 #include "nvme/dir.h"
+#include "nvme/scratch.h"
 
 #include <grp.h>
 #include <sys/resource.h>
@@ -328,6 +329,50 @@ START_TEST(a_limit_of_the_file_size_is_named)
 }
 END_TEST
 
+/* Scratch lies on the same paths: shared by weight, gone with its owner, refused when there is no
+ * room. */
+START_TEST(scratch_is_shared_by_weight_and_leaves_nothing)
+{
+	static const uint32_t weights[2] = { 3, 1 };
+	uint64_t slots[64];
+	struct st_scratch *s = NULL;
+	uint64_t on[2] = { 0 };
+
+	for (unsigned i = 0; i < 64; i++)
+		slots[i] = 4096 * (1 + i % 3);
+	ck_assert_int_eq(st_scratch_create(&s, paths, 2, weights, slots, 64), 0);
+	for (unsigned i = 0; i < 64; i++) {
+		struct st_aio_req r = { 0 };
+
+		memset(buf, (int)i, slots[i]);
+		st_scratch_prep(s, i, buf, true, &r);
+		ck_assert_msg(st_aio_run(q, &r, 1) == 0, "%s", st_last_error());
+		on[!strcmp(r.path, dirs[1])] += slots[i];
+	}
+	ck_assert_uint_gt(on[0], 2 * on[1]);
+	ck_assert_uint_lt(on[0], 4 * on[1]);
+	for (unsigned i = 0; i < 64; i++) {
+		struct st_aio_req r = { 0 };
+
+		st_scratch_prep(s, i, copy, false, &r);
+		ck_assert_int_eq(st_aio_run(q, &r, 1), 0);
+		ck_assert_int_eq(st_scratch_read_done(s, i, copy), 0);
+		copy[slots[i] - 1] ^= 1;
+		ck_assert_int_eq(st_scratch_read_done(s, i, copy), STRATA_E_CORRUPT);
+	}
+	for (unsigned p = 0; p < 2; p++) /* it has no name even now */
+		ck_assert_uint_eq(count_entries(dirs[p]), 0);
+	st_scratch_destroy(s);
+	slots[0] = (uint64_t)64 << 20;
+	if (!mount_small("size=16m"))
+		return;
+	paths[0] = mount_point;
+	ck_assert_int_eq(st_scratch_create(&s, paths, 1, NULL, slots, 1), STRATA_E_NO_FIT);
+	ck_assert_ptr_nonnull(strstr(st_last_error(), mount_point));
+	ck_assert_ptr_nonnull(strstr(st_last_error(), "67108864"));
+}
+END_TEST
+
 /* ---- flushes --------------------------------------------------------------------------------- */
 
 /*
@@ -520,6 +565,7 @@ int main(void)
 	tcase_add_test(t, only_devices_with_our_blocks_serve);
 	tcase_add_test(t, space_that_ends_in_a_step_costs_that_step_only);
 	tcase_add_test(t, a_limit_of_the_file_size_is_named);
+	tcase_add_test(t, scratch_is_shared_by_weight_and_leaves_nothing);
 	tcase_add_loop_test(t, a_failed_flush_is_never_tried_again, 0, 4);
 	tcase_add_test(t, a_kill_in_a_copy_leaves_whole_copies_only);
 	tcase_add_test(t, many_stores_share_a_path);
