@@ -98,6 +98,28 @@ done
 run 0 "$strata" plan c.json --json --print-program
 cp out.txt plan.json
 value - program plan.json >/dev/null
+for key in step_s bound_s limiting_lane lanes; do
+	value - "$key" plan.json >/dev/null
+done
+# The second time nothing is measured; what was is kept, not here.
+! grep -q measuring err.txt || fail 'plan measures twice'
+[ -s "$XDG_CACHE_HOME/strata/hardware.json" ] || fail 'what was measured is not kept'
+run 0 "$strata" plan c.json --no-measure
+has out.txt '^rates: nominal$'
+has out.txt '^nvme-read .* s '
+machines=$(dirname "${BASH_SOURCE[0]}")/../examples/hardware
+for machine in dgx2-v100 dgx-a100 h100-8xgen5 4090-256gb reference-vm; do
+	run 0 "$strata" plan c.json --hardware "$machines/$machine.json"
+	has out.txt '^A step takes '
+done
+run 0 "$strata" plan c.json --hardware "$machines/dgx2-v100.json" --schedule deepspeed --json
+cp out.txt plan.json
+[ "$(value - ranks plan.json)" = 16 ] || fail 'a DGX-2 has not 16 ranks'
+printf '{"name": "x", "device": {"type": "host", "memory_gbps": 1, "fp32_tflops": -1}}\n' >plan.json
+refused 2 'plan.json:1:75: device.fp32_tflops: -1 is out of range' \
+	"$strata" plan c.json --hardware plan.json
+refused 2 'nowhere.json' "$strata" plan c.json --hardware nowhere.json
+refused 2 '--schedule: "fast" is none of' "$strata" plan c.json --schedule fast
 rm -f plan.json out.txt err.txt
 [ "$before" = "$(find . | sort)" ] || fail 'plan creates or removes files'
 
