@@ -347,6 +347,7 @@ START_TEST(scratch_is_shared_by_weight_and_leaves_nothing)
 		memset(buf, (int)i, slots[i]);
 		st_scratch_prep(s, i, buf, true, &r);
 		ck_assert_msg(st_aio_run(q, &r, 1) == 0, "%s", st_last_error());
+		st_scratch_write_done(s, i, st_scratch_checksum(s, i, buf));
 		on[!strcmp(r.path, dirs[1])] += slots[i];
 	}
 	ck_assert_uint_gt(on[0], 2 * on[1]);
@@ -356,9 +357,10 @@ START_TEST(scratch_is_shared_by_weight_and_leaves_nothing)
 
 		st_scratch_prep(s, i, copy, false, &r);
 		ck_assert_int_eq(st_aio_run(q, &r, 1), 0);
-		ck_assert_int_eq(st_scratch_read_done(s, i, copy), 0);
+		ck_assert_int_eq(st_scratch_read_verify(s, i, st_scratch_checksum(s, i, copy)), 0);
 		copy[slots[i] - 1] ^= 1;
-		ck_assert_int_eq(st_scratch_read_done(s, i, copy), STRATA_E_CORRUPT);
+		ck_assert_int_eq(st_scratch_read_verify(s, i, st_scratch_checksum(s, i, copy)),
+				 STRATA_E_CORRUPT);
 	}
 	for (unsigned p = 0; p < 2; p++) /* it has no name even now */
 		ck_assert_uint_eq(count_entries(dirs[p]), 0);
