@@ -3,6 +3,9 @@
  * bench/tune.c - `strata tune nvme`: which block size, depth and backend are the best here, and
  * how extents are best shared among paths; written into a configuration.
  *
+ * What is measured is what the engine does: transfers of a storage tile, queue_depth of them in
+ * each direction, each cut into I/Os of block_size.
+ *
  * Three parts. Several paths: each alone, in turn, from which follow the weights. Then a sweep:
  * each setting twice, the second time in the opposite order, for the drive may wander meanwhile.
  * Then the best of them beside what is in force now, in rounds of read, write and mixed load. A
@@ -26,8 +29,10 @@
 #include "core/config_json.h"
 #include "nvme/store.h"
 
-#define EXTENT      ((size_t)4 << 20)   /* no block is longer, so each request is cut */
-#define IN_FLIGHT   ((size_t)128 << 20) /* bytes, at most */
+#define EXTENT      ((size_t)(10 << 18) + 4096) /* a state's storage tile: offload/layout.h */
+#define COMMIT_IOS  64u /* what the engine adds for commits: offload/engine.c */
+#define DEPTH_MAX   64u
+#define PATH_MIN    ((uint64_t)64 << 20)
 #define POINTS_MAX  48u
 #define FINAL_MAX   4u
 #define SWEEPS      2u
@@ -57,7 +62,7 @@ static const struct st_opt options[] = {
 	{ "seconds", ST_OPT_REAL, .metavar = "S", .min = 1, .max = 36000,
 	  .offset = offsetof(struct tune_args, seconds),
 	  .help = "of measuring in all (50); files are made and filled besides" },
-	{ "size", ST_OPT_SIZE, .metavar = "BYTES", .min = 64 << 20, .max = 1ull << 60,
+	{ "size", ST_OPT_SIZE, .metavar = "BYTES", .min = 1, .max = 1ull << 60,
 	  .offset = offsetof(struct tune_args, size_bytes),
 	  .help = "of the data, on all paths together (1GiB); twice as much must be free" },
 	{ "json", ST_OPT_FLAG, .offset = offsetof(struct tune_args, as_json),
@@ -172,18 +177,17 @@ static void put_row(struct tune *t, const char *part, const char *path, const st
 	st_table_row(&t->table, cells);
 }
 
-/* As many requests of EXTENT as keep `depth` blocks in flight, and some to spare. */
-static unsigned requests_of(const struct point *p)
+static unsigned transfers_of(const struct point *p, enum st_load_op op)
 {
-	return (unsigned)((p->depth * p->block_bytes + EXTENT - 1) / EXTENT) + 4;
+	return op == ST_LOAD_MIXED ? 2 * p->depth : p->depth;
 }
 
 static struct st_load load_of(const struct point *p, enum st_load_op op, double seconds)
 {
 	struct st_load load = {
 		.op = op,
-		.depth = requests_of(p),
-		.aio_depth = p->depth,
+		.depth = transfers_of(p, op),
+		.aio_depth = 2 * p->depth + COMMIT_IOS,
 		.duration_ns = (int64_t)(seconds * 1e9),
 		.aio = ST_AIO_CFG_DEFAULT,
 	};
@@ -232,13 +236,17 @@ static int open_filled(struct tune *t, struct st_area **area, const char *const 
 		.weights = weights,
 		.size_bytes = t->a->size_bytes / t->n_paths * n,
 		.block_bytes = EXTENT,
-		.depth_max = (unsigned)(IN_FLIGHT / EXTENT) + 4,
+		.depth_max = 8,
 		.stop = &st_signal,
 	};
 	struct st_load pass = { .op = ST_LOAD_WRITE, .aio = ST_AIO_CFG_DEFAULT };
 	uint64_t half = cfg.size_bytes / EXTENT / 2;
-	int rc = st_area_open(area, &cfg);
+	int rc;
 
+	for (unsigned i = 0; i < t->n_points; i++)
+		if (transfers_of(&t->points[i], ST_LOAD_MIXED) > cfg.depth_max)
+			cfg.depth_max = transfers_of(&t->points[i], ST_LOAD_MIXED);
+	rc = st_area_open(area, &cfg);
 	if (rc)
 		return rc;
 	begin_table(t);
@@ -309,10 +317,11 @@ static int measure_alone(struct tune *t, const struct point *p, double seconds)
 
 /* ---- the sweep ------------------------------------------------------------------------------- */
 
+/* On each path alone, too. */
 static bool fits(const struct tune *t, const struct point *p)
 {
-	return p->depth * p->block_bytes <= IN_FLIGHT && p->block_bytes <= EXTENT &&
-	       requests_of(p) <= t->a->size_bytes / EXTENT / 2;
+	return p->depth <= DEPTH_MAX &&
+	       transfers_of(p, ST_LOAD_MIXED) <= t->a->size_bytes / t->n_paths / EXTENT / 2;
 }
 
 static void add_point(struct tune *t, const char *backend, size_t block_bytes, unsigned depth,
@@ -349,7 +358,7 @@ static int probe_backend(const char **name)
 
 static int choose_points(struct tune *t)
 {
-	static const unsigned depths[] = { 4, 8, 16, 32, 64 };
+	static const unsigned depths[] = { 2, 4, 8, 16, 32 };
 	const struct st_config *c = t->config;
 	const char *best;
 	int rc = probe_backend(&best);
@@ -366,18 +375,12 @@ static int choose_points(struct tune *t)
 		.depth = (unsigned)c->aio.queue_depth,
 		.threads = strcmp(best, "threads") ? 0 : (unsigned)c->aio.threads,
 	};
-	if (!fits(t, &t->points[0]))
-		return st_fail(STRATA_E_INPUT,
-			       "%s: blocks of %zu bytes at depth %llu, as they are now, cannot be "
-			       "measured with this --size: give more, or set smaller ones.",
-			       t->a->write, c->aio.block_bytes,
-			       (unsigned long long)c->aio.queue_depth);
-	for (size_t block = (size_t)256 << 10; block <= EXTENT; block *= 2)
+	for (size_t block = (size_t)256 << 10; block <= (size_t)4 << 20; block *= 2)
 		for (size_t i = 0; has_ring && i < ST_ARRAY_LEN(depths); i++)
 			add_point(t, "io_uring", block, depths[i], 0);
-	for (size_t block = (size_t)1 << 20; block <= EXTENT; block *= 4)
+	for (size_t block = (size_t)1 << 20; block <= (size_t)4 << 20; block *= 4)
 		for (unsigned threads = 2; threads <= 32; threads *= has_ring ? 4 : 2)
-			add_point(t, "threads", block, threads, threads);
+			add_point(t, "threads", block, 16, threads);
 	return 0;
 }
 
@@ -408,9 +411,10 @@ static int sweep(struct tune *t, double seconds)
 
 /* ---- the last round -------------------------------------------------------------------------- */
 
-static size_t bytes_of(const struct point *p)
+/* The same rate with fewer buffers. */
+static bool is_cheaper(const struct point *p, const struct point *q)
 {
-	return p->depth * p->block_bytes;
+	return p->depth < q->depth;
 }
 
 static void add_final(struct tune *t, const struct point *p)
@@ -422,7 +426,7 @@ static void add_final(struct tune *t, const struct point *p)
 		t->finals[t->n_finals++].p = p;
 }
 
-/* The present one, the two fastest, and the one of fewest bytes in flight among the almost best. */
+/* The present one, the two fastest, and the cheapest among the almost best. */
 static void choose_finals(struct tune *t)
 {
 	const struct point *first = NULL, *second = NULL, *small = NULL;
@@ -440,7 +444,7 @@ static void choose_finals(struct tune *t)
 	for (unsigned i = 0; i < t->n_points; i++) {
 		const struct point *p = &t->points[i];
 
-		if (p->mean * GAIN >= first->mean && (!small || bytes_of(p) < bytes_of(small)))
+		if (p->mean * GAIN >= first->mean && (!small || is_cheaper(p, small)))
 			small = p;
 	}
 	add_final(t, &t->points[0]);
@@ -521,8 +525,8 @@ static struct words words_of(const struct point *p)
 }
 
 /*
- * The fastest that wins clearly; and in its place one of fewer bytes in flight that is within 3 %
- * of it and wins clearly itself.
+ * The fastest that wins clearly; and in its place a cheaper one that is within 3 % of it and wins
+ * clearly itself.
  */
 static void choose(struct tune *t)
 {
@@ -540,8 +544,7 @@ static void choose(struct tune *t)
 		const struct final *f = &t->finals[i];
 
 		if (f->gain_median > GAIN && f->wins >= WINS &&
-		    f->gain_median * GAIN >= best->gain_median &&
-		    bytes_of(f->p) < bytes_of(best->p))
+		    f->gain_median * GAIN >= best->gain_median && is_cheaper(f->p, best->p))
 			best = f;
 	}
 	t->chosen = best->p;
@@ -737,7 +740,7 @@ static int draw(const struct tune *t)
 {
 	static const size_t blocks[] = { 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20 };
 	static const char *const names[] = { "256 KiB", "512 KiB", "1 MiB", "2 MiB", "4 MiB" };
-	static const char *const depth_names[] = { "4", "8", "16", "32", "64" };
+	static const char *const depth_names[] = { "2", "4", "8", "16", "32" };
 	double y[ST_ARRAY_LEN(blocks)][ST_ARRAY_LEN(depth_names)];
 	struct st_plot_series series[ST_ARRAY_LEN(blocks)];
 	char subtitle[96];
@@ -745,7 +748,7 @@ static int draw(const struct tune *t)
 		.kind = ST_PLOT_LINES,
 		.title = "NVMe: mixed load by block size and depth",
 		.subtitle = subtitle,
-		.x_label = "blocks in flight",
+		.x_label = "queue_depth: transfers in flight in each direction",
 		.y_label = "GB/s",
 		.x_names = depth_names,
 		.n_x = ST_ARRAY_LEN(depth_names),
@@ -764,7 +767,7 @@ static int draw(const struct tune *t)
 			for (unsigned i = 0; i < t->n_points; i++)
 				if (!t->points[i].threads &&
 				    t->points[i].block_bytes == blocks[b] &&
-				    t->points[i].depth == 4u << d)
+				    t->points[i].depth == 2u << d)
 					y[b][d] = t->points[i].mean;
 		}
 	}
@@ -845,11 +848,23 @@ static int check_args(struct tune *t)
 		rc = choose_paths(t);
 	if (rc)
 		return rc;
-	least = 16 * EXTENT * t->n_paths;
+	if (t->config->aio.queue_depth > DEPTH_MAX)
+		return st_fail(
+			-EINVAL,
+			"tune nvme: %s has a queue_depth of %llu; at most %u can be measured: "
+			"lower it first.",
+			t->a->write, (unsigned long long)t->config->aio.queue_depth, DEPTH_MAX);
+	least = 4 * t->config->aio.queue_depth * EXTENT;
+	least = t->n_paths * (least > PATH_MIN ? least : PATH_MIN);
 	return t->a->size_bytes >= least
 		       ? 0
-		       : st_fail(-EINVAL, "tune nvme: --size: %zu paths need at least %s.",
-				 t->n_paths, st_bytes_text(least).s);
+		       : st_fail(-EINVAL,
+				 "tune nvme: --size: %s are too little for %zu path%s at a "
+				 "queue_depth of %llu: give at least %s.",
+				 st_bytes_text(t->a->size_bytes).s, t->n_paths,
+				 t->n_paths > 1 ? "s" : "",
+				 (unsigned long long)t->config->aio.queue_depth,
+				 st_bytes_text(least).s);
 }
 
 static int finish(struct tune *t, int rc)

@@ -18,7 +18,7 @@ empty() {
 	done
 }
 
-run 0 "${tune[@]}" --path drive --size 64MiB --seconds 1 --json --svg tune.svg
+run 0 "${tune[@]}" --path drive --size 96MiB --seconds 1 --json --svg tune.svg
 grep -q '^"aio":{"block_size":[0-9]*,"queue_depth":[0-9]*,"intra_op_parallelism":[0-9]*,' out.txt ||
 	fail "tune --json: $(cat out.txt)"
 has out.txt '^"why":".*(faster|stays as it is).*"}$'
@@ -53,10 +53,10 @@ rm -rf drive/* drive2/* # the run's store
 # what is there already is replaced in its place
 sed 's|"steps_per_print": 5,|"steps_per_print": 5, "aio": { "thread_count": 3 /* three */ },|' \
 	before.json >old.json
-run 0 "${tune[@]}" --size 128MiB --seconds 1 --write old.json
+run 0 "${tune[@]}" --size 192MiB --seconds 1 --write old.json
 run 0 "$strata" config check old.json
 has old.json '"thread_count": [0-9]+, /\* three \*/ "block_size": [0-9]+, '
-run 0 "${tune[@]}" --path drive --size 64MiB --seconds 1 --write new.json
+run 0 "${tune[@]}" --path drive --size 96MiB --seconds 1 --write new.json
 has new.json '"queue_depth": [0-9]+,$'
 [ "$(find . -name '*.json.*' | wc -l)" = 0 ] || fail 'temporary files are left'
 empty drive drive2
@@ -65,17 +65,18 @@ empty drive drive2
 
 refused 2 '--path is missing' "${tune[@]}"
 refused 2 'nowhere/c.json' "${tune[@]}" --path drive --write nowhere/c.json
-refused 2 'nowhere' "${tune[@]}" --path nowhere --size 64MiB
+refused 2 'nowhere' "${tune[@]}" --path nowhere --size 96MiB
 refused 2 '3 times --path, and 2 directories' "${tune[@]}" --path drive --path drive2 --path drive \
 	--write before.json
-refused 2 '--size: 67108863 is out of range' "${tune[@]}" --path drive --size 67108863
+refused 2 '--size: 32.0 MiB are too little for 1 path .* at least 80.1 MiB' "${tune[@]}" --path drive \
+	--size 32MiB
 sed 's/"steps": 20/"stpes": 20/' before.json >bad.json
 refused 2 'bad.json:[0-9]+:[0-9]+: ' "${tune[@]}" --path drive --write bad.json
 
 # ---- a signal ------------------------------------------------------------------------------------
 
 cp before.json c.json
-perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "${tune[@]}" --path drive --size 64MiB --seconds 60 \
+perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "${tune[@]}" --path drive --size 96MiB --seconds 60 \
 	--write c.json >out.txt 2>err.txt &
 pid=$!
 wait_for out.txt '^part' $pid

@@ -193,7 +193,8 @@ START_TEST(loads_refuse_and_stop)
 	struct st_area_cfg cfg = area_cfg(true, false);
 	struct st_load l = load_of(ST_LOAD_WRITE, false, 0);
 	struct st_load_result *r = calloc(1, sizeof(*r));
-	static const char *const nowhere[] = { STRATA_BUILD_DIR "/missing" };
+	static const char *const nowhere[] = { STRATA_BUILD_DIR "/"
+								"missing" };
 	volatile sig_atomic_t stop = 1;
 	struct st_area *a = NULL;
 
@@ -310,7 +311,9 @@ START_TEST(plots)
 	p.n_x = 0;
 	ck_assert_int_eq(st_plot_write(&p, path), -EINVAL);
 	p.n_x = 2;
-	ck_assert_int_eq(st_plot_write(&p, STRATA_BUILD_DIR "/missing/plot.svg"), -ENOENT);
+	ck_assert_int_eq(st_plot_write(&p, STRATA_BUILD_DIR "/"
+							    "missing/plot.svg"),
+			 -ENOENT);
 }
 END_TEST
 
@@ -409,7 +412,10 @@ START_TEST(replaces_whole_files)
 	unlink(link);
 	unlink(path);
 	ck_assert_int_eq(st_config_replace(dir, "x", 1), STRATA_E_INPUT);
-	ck_assert_int_eq(st_config_replace(STRATA_BUILD_DIR "/missing/c.json", "x", 1), -ENOENT);
+	ck_assert_int_eq(st_config_replace(STRATA_BUILD_DIR "/"
+							    "missing/c.json",
+					   "x", 1),
+			 -ENOENT);
 	ck_assert_int_eq(rmdir(dir), 0); /* no temporary file is left */
 	ck_assert_int_eq(mkdir(dir, 0700), 0);
 }
