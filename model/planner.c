@@ -773,6 +773,11 @@ static void update_text(const struct strata_plan *p, char *line, size_t n)
 			"updates: %u units in backward on speculation that the step does not clip, "
 			"%u in the next forward; gradients rest %s",
 			count[ST_UPDATE_SPECULATIVE], count[ST_UPDATE_DEFERRED], rest);
+	else if (count[ST_UPDATE_IMMEDIATE] && count[ST_UPDATE_DEFERRED])
+		snprintf(line, n,
+			 "updates: %u units in backward, %u in the next forward; gradients that "
+			 "wait for them rest %s",
+			 count[ST_UPDATE_IMMEDIATE], count[ST_UPDATE_DEFERRED], rest);
 	else
 		snprintf(line, n, "updates are %s; gradients that wait for them rest %s",
 			 count[ST_UPDATE_DEFERRED] ? "deferred to the next forward"
