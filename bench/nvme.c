@@ -23,7 +23,7 @@
 #define ROWS_MAX    (BLOCKS_MAX * ST_LOAD_OPS)
 #define BLOCK_MAX   ((size_t)64 << 20)
 #define EXTENT_MIN  ((size_t)64 << 10) /* smaller blocks are no extents: see bench/load.h */
-#define AUTO_NS     45000000000        /* what a run without --seconds takes, ... */
+#define AUTO_NS     42000000000        /* what a run without --seconds takes, ... */
 #define FIO_EXTRA_S 0.4                /* ... with what each fio takes to start and end */
 #define AUTO_MIN_S  0.5
 #define AUTO_SLICES 3u
@@ -255,7 +255,7 @@ static void tell(void *user, unsigned i, unsigned n)
 			 n);
 }
 
-/* Without --seconds: what is left of 45 s, shared among the rows that are left. */
+/* Without --seconds: what is left of AUTO_NS, shared among the rows that are left. */
 static double seconds_of(const struct bench *b, int64_t pass_ns)
 {
 	unsigned rows_left = b->n_blocks * b->n_ops - b->n_rows;

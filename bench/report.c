@@ -36,6 +36,11 @@ void st_report_begin(struct st_report *r, enum st_table_form form)
 		.notes = form == ST_TABLE_TEXT ? stdout : stderr,
 		.is_terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0,
 	};
+	st_report_take_log(r);
+}
+
+void st_report_take_log(struct st_report *r)
+{
 	st_log_set(on_log, r, ST_LOG_INFO);
 }
 

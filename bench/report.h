@@ -24,6 +24,8 @@ struct st_report {
 
 /** st_report_begin() - also takes the library's log, whose lines become notes on stderr. */
 void st_report_begin(struct st_report *r, enum st_table_form form);
+/** st_report_take_log() - again, after somebody else had it. */
+void st_report_take_log(struct st_report *r);
 void st_report_end(struct st_report *r);
 
 void st_report_note(struct st_report *r, const char *fmt, ...) ST_PRINTF(2, 3);

@@ -27,6 +27,7 @@
 #include "core/clock.h"
 #include "core/config.h"
 #include "core/config_json.h"
+#include "core/log.h"
 #include "nvme/store.h"
 
 #define EXTENT      ((size_t)(10 << 18) + 4096) /* a state's storage tile: offload/layout.h */
@@ -77,8 +78,9 @@ const struct st_verb st_verb_tune_nvme = {
 	.name = "tune nvme",
 	.summary = "the best I/O settings for a drive, into a configuration",
 	.more = "Takes about a minute. Sets aio.block_size, queue_depth, intra_op_parallelism,\n"
-		"single_submit and overlap_events, strata.nvme.backend and, of several paths,\n"
-		"strata.nvme.weights: keys that `strata train` and DeepSpeed both accept. What is\n"
+		"single_submit and overlap_events, strata.nvme.backend and sqpoll and, of several\n"
+		"paths, strata.nvme.weights: keys that `strata train` and DeepSpeed both accept. "
+		"What is\n"
 		"in force stays unless something is faster by more than 3 %.\n",
 	.opts = options,
 	.n_opts = ST_ARRAY_LEN(options),
@@ -90,7 +92,7 @@ const struct st_verb st_verb_tune_nvme = {
 /* ---- what is measured ------------------------------------------------------------------------ */
 
 struct point {
-	const char *backend; /* "io_uring", "threads" */
+	const char *backend; /* "io_uring", "threads", or "sqpoll": io_uring with that */
 	size_t block_bytes;
 	unsigned depth, threads;
 	double gbps[SWEEPS]; /* mixed */
@@ -192,7 +194,8 @@ static struct st_load load_of(const struct point *p, enum st_load_op op, double 
 		.aio = ST_AIO_CFG_DEFAULT,
 	};
 
-	load.aio.backend = p->backend;
+	load.aio.sqpoll = !strcmp(p->backend, "sqpoll");
+	load.aio.backend = load.aio.sqpoll ? "io_uring" : p->backend;
 	load.aio.block_bytes = p->block_bytes;
 	if (p->threads)
 		load.aio.threads = p->threads;
@@ -356,19 +359,48 @@ static int probe_backend(const char **name)
 	return 0;
 }
 
+static void count_line(void *user, enum st_log_level level, const char *line)
+{
+	(void)level;
+	(void)line;
+	++*(unsigned *)user;
+}
+
+/* Where it does not work the queue says so, once, and goes on without. */
+static bool has_sqpoll(struct tune *t)
+{
+	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
+	struct st_aio_queue *q;
+	unsigned n_lines = 0;
+	int rc;
+
+	cfg.backend = "io_uring";
+	cfg.sqpoll = true;
+	st_log_set(count_line, &n_lines, ST_LOG_WARN);
+	rc = st_aio_open(&q, &cfg);
+	st_report_take_log(&t->report);
+	if (rc)
+		return false;
+	st_aio_close(q);
+	return !n_lines;
+}
+
 static int choose_points(struct tune *t)
 {
 	static const unsigned depths[] = { 2, 4, 8, 16, 32 };
 	const struct st_config *c = t->config;
 	const char *best;
 	int rc = probe_backend(&best);
-	bool has_ring;
+	bool has_ring, polls;
 
 	if (rc)
 		return rc;
 	has_ring = !strcmp(best, "io_uring");
+	polls = has_ring && has_sqpoll(t); /* asked once: it would not say so again */
 	if (strcmp(c->nvme.backend, "auto") && strcmp(c->nvme.backend, best))
 		best = c->nvme.backend; /* only "threads" can differ */
+	else if (c->nvme.sqpoll && polls)
+		best = "sqpoll";
 	t->points[t->n_points++] = (struct point){
 		.backend = best,
 		.block_bytes = c->aio.block_bytes,
@@ -378,6 +410,9 @@ static int choose_points(struct tune *t)
 	for (size_t block = (size_t)256 << 10; block <= (size_t)4 << 20; block *= 2)
 		for (size_t i = 0; has_ring && i < ST_ARRAY_LEN(depths); i++)
 			add_point(t, "io_uring", block, depths[i], 0);
+	if (polls)
+		for (unsigned depth = 8; depth <= 32; depth *= 4)
+			add_point(t, "sqpoll", (size_t)1 << 20, depth, 0);
 	for (size_t block = (size_t)1 << 20; block <= (size_t)4 << 20; block *= 4)
 		for (unsigned threads = 2; threads <= 32; threads *= has_ring ? 4 : 2)
 			add_point(t, "threads", block, 16, threads);
@@ -573,7 +608,7 @@ static void choose(struct tune *t)
 
 struct values {
 	char block[24], depth[16], threads[16], backend[16], weights[16 * 24];
-	struct st_config_set sets[7];
+	struct st_config_set sets[8];
 	size_t n;
 };
 
@@ -600,6 +635,7 @@ static void make_values(const struct tune *t, const char *threads_key, struct va
 	add_set(v, "aio.single_submit", "false");
 	add_set(v, "aio.overlap_events", "true");
 	add_set(v, "strata.nvme.backend", v->backend);
+	add_set(v, "strata.nvme.sqpoll", strcmp(p->backend, "sqpoll") ? "false" : "true");
 	if (t->n_paths < 2)
 		return;
 	for (size_t i = 0; i < t->n_paths; i++)
@@ -765,7 +801,7 @@ static int draw(const struct tune *t)
 		for (size_t d = 0; d < ST_ARRAY_LEN(depth_names); d++) {
 			y[b][d] = NAN;
 			for (unsigned i = 0; i < t->n_points; i++)
-				if (!t->points[i].threads &&
+				if (!strcmp(t->points[i].backend, "io_uring") &&
 				    t->points[i].block_bytes == blocks[b] &&
 				    t->points[i].depth == 2u << d)
 					y[b][d] = t->points[i].mean;

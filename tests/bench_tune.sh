@@ -41,7 +41,7 @@ run 0 "$strata" config check c.json
 [ "$(stat -c %a c.json)" = 640 ] || fail 'the mode of c.json has changed'
 has c.json '^// mine$'
 has c.json '"aio": \{ "block_size": [0-9]+'
-has c.json '"nvme": \{ "backend": "(auto|threads)", "weights": \[[0-9]+, [0-9]+\]'
+has c.json '"nvme": \{ "backend": "(auto|threads)", "sqpoll": (true|false), "weights": \[[0-9]+, [0-9]+\]'
 # every line is still there, save for a comma behind two of them
 sed 's/,$//' c.json >after.txt
 sed 's/,$//' before.json | grep -vxFf after.txt >lost.txt
