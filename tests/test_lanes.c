@@ -23,7 +23,7 @@ static void set_up(void)
 		bytes[i] = BYTES;
 	cfg.backend = "null";
 	CK(st_aio_open(&queue, &cfg));
-	CK(st_scratch_create(&scratch, paths, 1, bytes, JOBS));
+	CK(st_scratch_create(&scratch, paths, 1, NULL, bytes, JOBS));
 	data = calloc(JOBS, BYTES);
 	ck_assert_ptr_nonnull(data);
 	for (size_t i = 0; i < JOBS * BYTES; i++) {
