@@ -143,6 +143,24 @@ static inline float st_scale(uint32_t max_bits)
 	return st_bits_f32(e < ST_SCALE_MOST ? e : ST_SCALE_MOST);
 }
 
+/* What a code stands for, without its sign. */
+static inline float st_code_value(uint32_t code, uint32_t c_bits, float scale)
+{
+	return (st_bits_f32((code << ST_CODE_SHIFT) + c_bits) - st_bits_f32(c_bits)) * scale;
+}
+
+static inline float st_code_m(uint8_t code, float scale)
+{
+	float x = st_code_value(code & 0x7fu, ST_CODE_M_BITS, scale);
+
+	return st_bits_f32(st_f32_bits(x) ^ (code & 0x80u) << 24);
+}
+
+static inline float st_code_v(uint8_t code, float scale)
+{
+	return st_code_value(code, ST_CODE_V_BITS, scale);
+}
+
 /* What multiplies x to give y: exact; 0 where all codes are to be 0. */
 static inline float st_scale_inverse(float scale)
 {

@@ -553,6 +553,49 @@ int strata_optim_preview(const struct strata_optim_step *step, const struct stra
 	return 0;
 }
 
+/* One moment of the range; code: of 8 bits. */
+static void decode(const struct strata_optim_format *f, const struct strata_optim_range *r,
+		   enum strata_optim_array array, float (*code)(uint8_t, float), float *out)
+{
+	const enum strata_optim_array scales =
+		array == STRATA_ARRAY_M ? STRATA_ARRAY_M_SCALE : STRATA_ARRAY_V_SCALE;
+	const float *scale = r->array[scales], *x32 = r->array[array];
+	const uint16_t *x16 = r->array[array];
+	const uint8_t *x8 = r->array[array];
+
+	for (size_t i = 0; i < r->n; i++)
+		out[i] = !x8                                ? 0.0f
+			 : f->moments == STRATA_MOMENTS_F32 ? x32[i]
+			 : f->moments == STRATA_MOMENTS_BF16
+				 ? st_bf16_f32(x16[i])
+				 : code(x8[i], scale[i / STRATA_MOMENTS_BLOCK]);
+}
+
+int strata_optim_moments(const struct strata_optim_format *f, const struct strata_optim_range *r,
+			 float *m, float *v)
+{
+	fp_env caller;
+	int rc = check_format(f);
+
+	if (rc < 0)
+		return rc;
+	if (f->moments == STRATA_MOMENTS_INT8 &&
+	    ((m && r->array[STRATA_ARRAY_M] && !r->array[STRATA_ARRAY_M_SCALE]) ||
+	     (v && r->array[STRATA_ARRAY_V] && !r->array[STRATA_ARRAY_V_SCALE]) ||
+	     r->first % STRATA_MOMENTS_BLOCK))
+		return st_fail(-EINVAL,
+			       "optimizer: 8-bit moments without their scales, or from inside a "
+			       "block of %u elements.",
+			       STRATA_MOMENTS_BLOCK);
+	caller = fp_enter();
+	if (m)
+		decode(f, r, STRATA_ARRAY_M, st_code_m, m);
+	if (v)
+		decode(f, r, STRATA_ARRAY_V, st_code_v, v);
+	fp_leave(caller);
+	return 0;
+}
+
 /* ---- sums of squares, conversions ---------------------------------------------------------- */
 
 static int sums(size_t n, const void *in, enum strata_optim_grads from, void *out,

@@ -137,11 +137,6 @@ static void update_bf16(const struct st_factors *s, const struct strata_optim_fo
 	}
 }
 
-static inline float decode(uint32_t code, uint32_t c_bits, float scale)
-{
-	return (st_bits_f32((code << ST_CODE_SHIFT) + c_bits) - st_bits_f32(c_bits)) * scale;
-}
-
 static inline uint32_t encode(float y, uint32_t c_bits, uint32_t random16, uint32_t max)
 {
 	uint32_t u = st_f32_bits(y + st_bits_f32(c_bits)) + (random16 << (ST_CODE_SHIFT - 16));
@@ -186,13 +181,10 @@ static void update_block(const struct st_factors *s, const struct strata_optim_f
 	float m_inverse, v_inverse;
 
 	for (size_t i = 0; i < n; i++) {
-		if (has_m) {
-			float x = decode(m8[at + i] & 0x7fu, ST_CODE_M_BITS, m_scale[b]);
-
-			e[i].m = st_bits_f32(st_f32_bits(x) ^ (m8[at + i] & 0x80u) << 24);
-		}
+		if (has_m)
+			e[i].m = st_code_m(m8[at + i], m_scale[b]);
 		if (has_v)
-			e[i].v = decode(v8[at + i], ST_CODE_V_BITS, v_scale[b]);
+			e[i].v = st_code_v(v8[at + i], v_scale[b]);
 		step_elem(s, f, r, at + i, &e[i]);
 		m_max = max_bits(m_max, e[i].m);
 		v_max = max_bits(v_max, e[i].v);

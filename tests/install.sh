@@ -28,6 +28,12 @@ if [ "$rc" -ne 2 ] || ! grep -q 'none\.json' "$prefix/err"; then
 	exit 1
 fi
 
+# shellcheck disable=SC2046 # several words, on purpose
+"$cc" -std=c11 -Wall -Wextra -Werror $(pkg-config --cflags strata) \
+	"$root/examples/optim_api.c" -o "$prefix/optim_api" $(pkg-config --libs strata) -lm
+LD_LIBRARY_PATH=$libdir "$prefix/optim_api" >"$prefix/optim.txt"
+grep -q 'after 200 steps' "$prefix/optim.txt"
+
 # Everything that the headers declare is there, and no other symbol.
 grep -hv '^typedef' "$prefix"/include/strata/*.h | grep -ohE '\bstrata_[a-z_]+\(' | tr -d '(' |
 	sort -u >"$prefix/declared"

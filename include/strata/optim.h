@@ -203,6 +203,17 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_preview(const struct strata_optim_
 						      void *out);
 
 /**
+ * strata_optim_moments() - the moments of a range as fp32, exactly.
+ * @param r  in, its M, V and their scales, as far as there are any; nothing else of it is read.
+ *           With int8 moments it begins at a block
+ * @param m, v  out [n] each; may be NULL; zeros where the optimizer has no such moment
+ * @return 0; -EINVAL: an unknown format, a scale is missing, or a range begins inside a block
+ */
+STRATA_API STRATA_MUST_CHECK int strata_optim_moments(const struct strata_optim_format *f,
+						      const struct strata_optim_range *r, float *m,
+						      float *v);
+
+/**
  * strata_optim_reduce() - finish an accumulated gradient: round it once, and sum squares.
  * out = round(acc) to nearest even. leaf[i] = sum over tile i, of STRATA_NUMERIC_TILE elements or
  * what is left, of the *rounded* values squared, in double, in a fixed order (lane j sums elements
