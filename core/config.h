@@ -21,12 +21,12 @@
 #include "core/dtype.h"
 #include "core/schedule.h"
 #include "core/status.h"
+#include "strata/optim.h"
 
 #define ST_CONFIG_MAX_BYTES ((size_t)1 << 20)
 #define ST_CONFIG_PATHS_MAX 16u /* directories of nvme_path, and their weights */
 
 enum st_offload { ST_OFFLOAD_NONE, ST_OFFLOAD_CPU, ST_OFFLOAD_NVME };
-enum st_adam_kind { ST_ADAM_ADAMW /* decoupled decay */, ST_ADAM_L2 /* decay in the gradient */ };
 enum st_decay { ST_DECAY_MATRICES, ST_DECAY_ALL };
 enum st_update { ST_UPDATE_AUTO, ST_UPDATE_IMMEDIATE, ST_UPDATE_DEFERRED, ST_UPDATE_SPECULATIVE };
 enum st_order { ST_ORDER_VERTICAL, ST_ORDER_HORIZONTAL };
@@ -59,32 +59,44 @@ struct st_config {
 	struct st_strings param_nvme_paths, optimizer_nvme_paths; /* as given */
 	struct st_strings nvme_paths; /* the store's directories; n > 0 iff something is on nvme */
 
-	struct {
-		const char *type;       /* "AdamW" or "Adam" */
-		enum st_adam_kind kind; /* derived from type and adam_w_mode */
+	struct st_config_optimizer {
+		const char *type;            /* "AdamW", ... */
+		enum strata_optim_kind kind; /* derived from type and adam_w_mode */
 		bool adam_w_mode;
 		double lr;           /* >= 0 */
 		double betas[2];     /* each in [0, 1) */
 		double eps;          /* > 0 */
 		double weight_decay; /* >= 0 */
 		bool bias_correction;
+		double momentum, dampening; /* SGD; momentum in [0, 1) */
+		bool nesterov;
+		double lr_decay; /* Adagrad */
+		bool fp32_states;
+		enum strata_optim_moments moments;
 		enum st_decay decay;   /* strata: which tensors decay */
 		enum st_update update; /* strata: AUTO = the planner, per unit */
 	} optimizer;
 	struct st_schedule schedule; /* complete: st_schedule_lr(&schedule, optimizer.lr, step) */
 	double gradient_clipping;    /* global norm, 0 = off */
 
-	enum st_dtype dtype;      /* of compute: ST_BF16 when bf16.enabled, else ST_F32 */
-	enum st_dtype grad_dtype; /* of a gradient at rest: ST_BF16 or ST_F32 */
-	bool bf16_enabled;
+	enum st_dtype dtype; /* of compute: as bf16.enabled and fp16.enabled say, else ST_F32 */
+	enum st_dtype grad_dtype; /* of a gradient at rest: dtype, or ST_F32 */
+	bool bf16_enabled, bf16_states;
+	struct {
+		bool enabled;
+		double loss_scale; /* 0: dynamic */
+		uint64_t initial_scale_power, loss_scale_window, hysteresis;
+		bool consecutive_hysteresis;
+		double min_loss_scale;
+	} fp16;
 
 	uint64_t steps_per_print; /* a progress line every so many optimizer steps, >= 1 */
 	bool cpu_checkpointing;   /* saved activations rest in host memory */
 
 	struct {
-		size_t block_bytes; /* one kernel I/O; a multiple of 4096 */
+		size_t block_bytes;   /* one kernel I/O; a multiple of 4096 */
 		uint64_t queue_depth; /* in flight in each direction */
-		uint64_t threads; /* intra_op_parallelism: pool size of the threads backend */
+		uint64_t threads;     /* intra_op_parallelism: pool size of the threads backend */
 		bool single_submit, overlap_events;
 	} aio;
 

@@ -214,11 +214,95 @@ static int resolve_zero(struct st_config *cfg)
 
 /* ---- optimizer and schedule --------------------------------------------------------------- */
 
+/* A parameter that only other optimizers have, and that would change something there. */
+static int check_owner(const struct st_config *cfg, const char *key, bool has, bool is_default)
+{
+	if (has || is_default || !is_given(cfg, key))
+		return 0;
+	return st_key_fail(cfg, key, "is no parameter of %s, which is optimizer.type; leave it out",
+			   cfg->optimizer.type);
+}
+
+static int resolve_kind(struct st_config *cfg)
+{
+	static const struct {
+		const char *type;
+		enum strata_optim_kind kind;
+	} kinds[] = {
+		{ "AdamW", STRATA_OPTIM_ADAMW },     { "Adam", STRATA_OPTIM_ADAMW },
+		{ "Adagrad", STRATA_OPTIM_ADAGRAD }, { "Lion", STRATA_OPTIM_LION },
+		{ "SGD", STRATA_OPTIM_SGD },
+	};
+	enum strata_optim_kind kind = STRATA_OPTIM_ADAMW;
+	const struct st_config_optimizer *o = &cfg->optimizer;
+	bool is_adam, is_sgd, is_adagrad, is_lion;
+	int rc;
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(kinds); i++)
+		if (!strcmp(cfg->optimizer.type, kinds[i].type))
+			kind = kinds[i].kind;
+	if (!strcmp(cfg->optimizer.type, "Adam") && !cfg->optimizer.adam_w_mode)
+		kind = STRATA_OPTIM_ADAM;
+	cfg->optimizer.kind = kind;
+	is_adam = kind == STRATA_OPTIM_ADAMW || kind == STRATA_OPTIM_ADAM;
+	is_sgd = kind == STRATA_OPTIM_SGD;
+	is_lion = kind == STRATA_OPTIM_LION;
+	is_adagrad = kind == STRATA_OPTIM_ADAGRAD;
+	if (is_lion && !is_given(cfg, "optimizer.params.betas")) {
+		cfg->optimizer.betas[1] = 0.99;
+		derived(cfg, "optimizer.params.betas");
+	}
+	if (is_adagrad && !is_given(cfg, "optimizer.params.eps")) {
+		cfg->optimizer.eps = 1e-10;
+		derived(cfg, "optimizer.params.eps");
+	}
+	if ((rc = check_owner(cfg, "optimizer.params.betas", is_adam || is_lion,
+			      o->betas[0] == 0.9 && o->betas[1] == 0.999)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.eps", is_adam || is_adagrad,
+			      o->eps == 1e-8)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.bias_correction", is_adam,
+			      o->bias_correction)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.momentum", is_sgd, o->momentum == 0)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.dampening", is_sgd, o->dampening == 0)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.nesterov", is_sgd, !o->nesterov)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.lr_decay", is_adagrad, o->lr_decay == 0)) < 0)
+		return rc;
+	if (cfg->optimizer.nesterov &&
+	    (cfg->optimizer.momentum == 0 || cfg->optimizer.dampening != 0))
+		return st_key_fail(cfg, "optimizer.params.nesterov",
+				   "needs momentum above 0 and dampening 0");
+	return 0;
+}
+
+static int resolve_moments(struct st_config *cfg)
+{
+	bool wants_bf16 = cfg->bf16_states || !cfg->optimizer.fp32_states;
+
+	if (!is_given(cfg, "strata.optimizer.moments")) {
+		cfg->optimizer.moments = wants_bf16 ? STRATA_MOMENTS_BF16 : STRATA_MOMENTS_F32;
+		derived(cfg, "strata.optimizer.moments");
+		return 0;
+	}
+	if (wants_bf16 && cfg->optimizer.moments != STRATA_MOMENTS_BF16)
+		return st_key_fail(cfg, "strata.optimizer.moments",
+				   "contradicts %s, which asks for bf16; leave one of them out",
+				   cfg->bf16_states ? "bf16.bf16_optimizer_states"
+						    : "optimizer.params.fp32_optimizer_states");
+	return 0;
+}
+
 static int resolve_optimizer(struct st_config *cfg)
 {
-	bool is_adam = !strcmp(cfg->optimizer.type, "Adam");
+	int rc = resolve_kind(cfg);
 
-	cfg->optimizer.kind = is_adam && !cfg->optimizer.adam_w_mode ? ST_ADAM_L2 : ST_ADAM_ADAMW;
+	if (!rc)
+		rc = resolve_moments(cfg);
+	if (rc)
+		return rc;
+	if (cfg->optimizer.update == ST_UPDATE_IMMEDIATE && cfg->fp16.enabled)
+		return st_key_fail(cfg, "strata.optimizer.update",
+				   "immediate cannot be had with fp16: whether a step overflows is "
+				   "known only after the whole backward; use \"auto\"");
 	if (cfg->optimizer.update == ST_UPDATE_IMMEDIATE && cfg->gradient_clipping > 0)
 		return st_key_fail(
 			cfg, "strata.optimizer.update",
@@ -390,13 +474,21 @@ static void resolve_data(struct st_config *cfg)
 	derived(cfg, "strata.data.format");
 }
 
-static void resolve_precision(struct st_config *cfg)
+static int resolve_precision(struct st_config *cfg)
 {
-	cfg->dtype = cfg->bf16_enabled ? ST_BF16 : ST_F32;
-	if (is_given(cfg, "data_types.grad_accum_dtype"))
-		return;
-	cfg->grad_dtype = cfg->dtype;
-	derived(cfg, "data_types.grad_accum_dtype");
+	if (cfg->bf16_enabled && cfg->fp16.enabled)
+		return st_key_fail(cfg, "fp16.enabled", "bf16.enabled is true too; choose one");
+	cfg->dtype = cfg->bf16_enabled ? ST_BF16 : cfg->fp16.enabled ? ST_F16 : ST_F32;
+	if (!is_given(cfg, "data_types.grad_accum_dtype")) {
+		cfg->grad_dtype = cfg->dtype;
+		derived(cfg, "data_types.grad_accum_dtype");
+	} else if (cfg->grad_dtype != ST_F32 && cfg->grad_dtype != cfg->dtype) {
+		return st_key_fail(cfg, "data_types.grad_accum_dtype",
+				   "%s does not go with training in %s; choose %s or leave it out",
+				   st_dtype_name(cfg->grad_dtype), st_dtype_name(cfg->dtype),
+				   st_dtype_name(cfg->dtype));
+	}
+	return 0;
 }
 
 /* ---- notes -------------------------------------------------------------------------------- */
@@ -496,12 +588,13 @@ static int note_training(struct st_config *cfg)
 				    cfg->optimizer.weight_decay);
 	if (!rc && is_adam && cfg->optimizer.weight_decay > 0)
 		rc = st_config_note(cfg, "optimizer Adam: weight decay is %s",
-				    cfg->optimizer.kind == ST_ADAM_L2
+				    cfg->optimizer.kind == STRATA_OPTIM_ADAM
 					    ? "added to the gradient (adam_w_mode false)"
 					    : "decoupled, as AdamW's (adam_w_mode true)");
 	if (!rc && !is_adam && !cfg->optimizer.adam_w_mode)
-		rc = st_config_note(cfg, "optimizer.params.adam_w_mode: no effect with AdamW");
-	if (!rc && !cfg->bf16_enabled)
+		rc = st_config_note(cfg, "optimizer.params.adam_w_mode: no effect with %s",
+				    cfg->optimizer.type);
+	if (!rc && cfg->dtype == ST_F32)
 		rc = st_config_note(cfg, "training in fp32 (bf16.enabled is %s)",
 				    is_given(cfg, "bf16.enabled") ? "false" : "not given");
 	if (!rc && cfg->zero_stage && cfg->offload_param == ST_OFFLOAD_NONE &&
@@ -528,8 +621,9 @@ int st_config_resolve(struct st_config *cfg)
 	if (rc)
 		return rc;
 	resolve_data(cfg);
-	resolve_precision(cfg);
-	rc = note_training(cfg);
+	rc = resolve_precision(cfg);
+	if (!rc)
+		rc = note_training(cfg);
 	return rc ? rc : note_keys(cfg);
 }
 

@@ -30,7 +30,6 @@
 #define PINNED "host memory is always pinned where the limit allows"
 #define MEASURE "not a tool of this program; its own log and traces serve"
 #define MONITOR "metrics go to the JSON-lines log in the output directory"
-#define FP16_OFF "fp16 is not supported, and off"
 #define AMP_OFF "automatic mixed precision is not supported, and off"
 #define TORCH "a detail of PyTorch"
 #define OLD_OFFLOAD "the old form; write zero_optimization.offload_"
@@ -53,8 +52,8 @@
 
 #define DEVICES CHOICES({ "none", ST_OFFLOAD_NONE }, { "cpu", ST_OFFLOAD_CPU }, \
 			{ "nvme", ST_OFFLOAD_NVME })
-#define DTYPES CHOICES({ "fp32", ST_F32 }, { "bf16", ST_BF16 }, { "float32", ST_F32 }, \
-		       { "bfloat16", ST_BF16 })
+#define DTYPES CHOICES({ "fp32", ST_F32 }, { "bf16", ST_BF16 }, { "fp16", ST_F16 }, \
+		       { "float32", ST_F32 }, { "bfloat16", ST_BF16 }, { "float16", ST_F16 })
 #define PRECISIONS CHOICES({ "fp32", ST_F32 }, { "bf16", ST_BF16 })
 
 static const struct st_key keys[] = {
@@ -76,26 +75,37 @@ H("gradient_clipping", T(NUM), .def = "1.0", AUTO, OFF(gradient_clipping),
 /* ---- optimizer ----------------------------------------------------------------------------- */
 OBJ("optimizer", "the optimizer"),
 H("optimizer.type", T(WORD), .def = "\"AdamW\"", .flags = ST_KEY_FOLD,
-  .choices = CHOICES({ "AdamW", 0 }, { "Adam", 0 }), OFF(optimizer.type),
-  .reason = "only AdamW and Adam are built in",
-  .help = "AdamW, or Adam (decoupled decay all the same unless adam_w_mode is false)"),
+  .choices = CHOICES({ "AdamW", 0 }, { "Adam", 0 }, { "Adagrad", 0 }, { "Lion", 0 }, { "SGD", 0 }),
+  OFF(optimizer.type), .reason = "AdamW, Adam, Adagrad, Lion and SGD are built in",
+  .help = "AdamW, Adam (decoupled decay all the same unless adam_w_mode is false), Adagrad, Lion or "
+	  "SGD"),
 N("optimizer.legacy_fusion", BOOL, "false", TORCH),
 OBJ("optimizer.params", "its parameters"),
 H(OP "lr", T(NUM), .def = "0.001", AUTO, OFF(optimizer.lr), .help = "learning rate"),
 H(OP "betas", T(PAIR), .def = "[0.9, 0.999]", .max = 1, .flags = ST_KEY_AUTO | ST_KEY_BELOW_MAX,
-  OFF(optimizer.betas), .help = "decay of the first and of the second moment"),
+  OFF(optimizer.betas),
+  .help = "decay of the first and of the second moment; Lion, unset: [0.9, 0.99]"),
 H(OP "eps", T(NUM), .def = "1e-8", .flags = ST_KEY_AUTO | ST_KEY_ABOVE_MIN, OFF(optimizer.eps),
-  .help = "added to the root of the second moment"),
+  .help = "added to the root of the second moment; Adagrad, unset: 1e-10"),
 H(OP "weight_decay", T(NUM), .def = "0.0", AUTO, OFF(optimizer.weight_decay),
   .help = "weight decay, times the learning rate; strata.optimizer.decay says of which tensors"),
 H(OP "adam_w_mode", T(BOOL), .def = "true", OFF(optimizer.adam_w_mode),
   .help = "type Adam: decoupled decay (AdamW); false adds the decay to the gradient"),
 H(OP "bias_correction", T(BOOL), .def = "true", OFF(optimizer.bias_correction),
   .help = "correct the moments' start at zero"),
+H(OP "momentum", T(NUM), .def = "0.0", .max = 1, .flags = ST_KEY_BELOW_MAX, OFF(optimizer.momentum),
+  .help = "SGD: share of the step before; 0: none is kept"),
+H(OP "dampening", T(NUM), .def = "0.0", .max = 1, OFF(optimizer.dampening),
+  .help = "SGD: part of the gradient that does not enter the momentum"),
+H(OP "nesterov", T(BOOL), .def = "false", OFF(optimizer.nesterov),
+  .help = "SGD: look ahead by the momentum; needs momentum, and dampening 0"),
+H(OP "lr_decay", T(NUM), .def = "0.0", OFF(optimizer.lr_decay),
+  .help = "Adagrad: the rate is divided by 1 + lr_decay x the steps before"),
 N(OP "torch_adam", BOOL, "false", TORCH),
 N(OP "fused", BOOL, NULL, TORCH), N(OP "foreach", BOOL, NULL, TORCH),
 N(OP "capturable", BOOL, "false", TORCH), N(OP "differentiable", BOOL, "false", TORCH),
-R(OP "fp32_optimizer_states", BOOL, "true", "moments are kept in fp32"),
+H(OP "fp32_optimizer_states", T(BOOL), .def = "true", OFF(optimizer.fp32_states),
+  .help = "moments in fp32; false: in bf16, as strata.optimizer.moments \"bf16\""),
 R(OP "amsgrad", BOOL, "false", "the AMSGrad variant is not built in"),
 R(OP "maximize", BOOL, "false", "the loss is minimised"),
 R(OP "max_grad_norm", NUM, NULL, "DeepSpeed refuses it too; write \"gradient_clipping\""),
@@ -169,18 +179,30 @@ H("bf16.enabled", T(BOOL), .def = "false", AUTO, OFF(bf16_enabled),
   .help = "train in bf16; absent or false: fp32"),
 N("bf16.immediate_grad_update", BOOL, "false", "gradients are accumulated once per block"),
 N("bf16.check_grad_overflow", BOOL, "true", "the gradient norm shows what is not finite"),
-R("bf16.bf16_master_weights_and_grads", BOOL, "false", "the master weight is exact fp32"),
-R("bf16.bf16_optimizer_states", BOOL, "false", "moments are kept in fp32"),
+N("bf16.bf16_master_weights_and_grads", BOOL, "false",
+  "gradients rest in bf16 anyway, and the master weight stays exact: bf16 + 16 bits of correction"),
+H("bf16.bf16_optimizer_states", T(BOOL), .def = "false", OFF(bf16_states),
+  .help = "moments in bf16, as strata.optimizer.moments \"bf16\""),
 OBJ("bfloat16", "old name of bf16"),
 OLD("bfloat16.enabled", "bf16.enabled"),
-OBJ("fp16", "not supported: use bf16"),
-R("fp16.enabled", BOOL, "false", "fp16 is not supported; use \"bf16\": {\"enabled\": true}"),
-N("fp16.auto_cast", BOOL, "false", FP16_OFF), N("fp16.loss_scale", NUM, "0", FP16_OFF),
-N("fp16.initial_scale_power", INT, "16", FP16_OFF),
-N("fp16.loss_scale_window", INT, "1000", FP16_OFF), N("fp16.hysteresis", INT, "2", FP16_OFF),
-N("fp16.consecutive_hysteresis", BOOL, "false", FP16_OFF),
-N("fp16.min_loss_scale", NUM, "1", FP16_OFF),
-N("fp16.fp16_master_weights_and_grads", BOOL, "false", FP16_OFF),
+OBJ("fp16", "fp16 parameters, activations and gradients, with a loss scale"),
+H("fp16.enabled", T(BOOL), .def = "false", AUTO, OFF(fp16.enabled),
+  .help = "train in fp16; the master weight is fp32"),
+N("fp16.auto_cast", BOOL, "false", "inputs are tokens"),
+H("fp16.loss_scale", T(NUM), .def = "0", OFF(fp16.loss_scale),
+  .help = "factor of the loss in backward; 0: dynamic"),
+H("fp16.initial_scale_power", T(INT), .def = "16", .max = 32, OFF(fp16.initial_scale_power),
+  .help = "dynamic: the first scale is 2 to this power"),
+H("fp16.loss_scale_window", T(INT), .def = "1000", .min = 1, .max = 1e9,
+  OFF(fp16.loss_scale_window), .help = "dynamic: steps without overflow until the scale doubles"),
+H("fp16.hysteresis", T(INT), .def = "2", .min = 1, .max = 1e9, OFF(fp16.hysteresis),
+  .help = "dynamic: overflows until the scale halves"),
+H("fp16.consecutive_hysteresis", T(BOOL), .def = "false", OFF(fp16.consecutive_hysteresis),
+  .help = "dynamic: a step without overflow refills the hysteresis"),
+H("fp16.min_loss_scale", T(NUM), .def = "1", .flags = ST_KEY_ABOVE_MIN, OFF(fp16.min_loss_scale),
+  .help = "dynamic: the scale never falls below"),
+N("fp16.fp16_master_weights_and_grads", BOOL, "false",
+  "gradients rest in fp16 anyway, and the master weight stays fp32"),
 OBJ("data_types", "element types"),
 H("data_types.grad_accum_dtype", T(ENUM), .choices = DTYPES, OFF(grad_dtype),
   AUTO_IS("the model's"),
@@ -466,6 +488,11 @@ H(S "optimizer.update", T(ENUM), .def = "\"auto\"", .choices = CHOICES({ "auto",
   { "speculative", ST_UPDATE_SPECULATIVE }), OFF(optimizer.update),
   .help = "when units are updated: inside backward (immediate: clipping off; speculative: again "
 	  "if the step clips), before their next forward (deferred), or what suits each (auto)"),
+H(S "optimizer.moments", T(ENUM), .choices = CHOICES({ "fp32", STRATA_MOMENTS_F32 },
+  { "bf16", STRATA_MOMENTS_BF16 }, { "int8", STRATA_MOMENTS_INT8 }), OFF(optimizer.moments),
+  AUTO_IS("fp32, or what DeepSpeed's keys say"),
+  .help = "how moments of matrices are kept: 4, 2 (rounded stochastically) or 1 byte each (in "
+	  "blocks of 128); vectors keep fp32"),
 OBJ(S "nvme", "the store on nvme_path"),
 H(S "nvme.backend", T(WORD), .def = "\"auto\"", .choices = CHOICES({ "auto", 0 },
   { "io_uring", 0 }, { "threads", 0 }), OFF(nvme.backend),

@@ -42,12 +42,14 @@ int st_checkpoint_write(const char *from, const char *run_json, const char *to, 
 {
 	struct source s = { .run_json = run_json, .watch = w };
 	struct st_layout *layout = NULL;
+	struct st_formats formats;
 	struct st_setup setup;
 	int rc = open_model(&setup, from);
 
 	if (rc)
 		return rc;
-	rc = st_layout_create(&layout, setup.model, setup.cfg->dtype, setup.cfg->grad_dtype);
+	formats = st_setup_plan_cfg(&setup).formats;
+	rc = st_layout_create(&layout, setup.model, &formats);
 	s.layout = layout;
 	if (!rc)
 		rc = st_output_write_model(to, setup.model, &setup.gpt2, dtype, hand_out, &s);

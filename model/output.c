@@ -117,7 +117,8 @@ int st_output_forget(const char *dir)
 }
 
 static int write_run(void *user, const struct st_tensor_desc *d, size_t first, size_t n,
-		     const float *master, const float *m, const float *v)
+		     const float *master, void *const moments[STRATA_ARRAY_N],
+		     const size_t bytes[STRATA_ARRAY_N])
 {
 	return st_safetensors_write(user, master, n);
 }

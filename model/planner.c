@@ -557,7 +557,7 @@ static int plan_rank(struct strata_plan *p)
 	struct st_rank_cfg cfg = {
 		.model = p->setup.model,
 		.hw = &p->hw,
-		.dtype = c.dtype,
+		.dtype = c.formats.dtype,
 		.n_mb = c.n_mb,
 		.param_home = c.param_home,
 		.state_home = c.state_home,

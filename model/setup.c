@@ -133,18 +133,37 @@ static enum st_home home_of(enum st_offload o)
 				     : ST_HOME_DEVICE;
 }
 
+static struct st_formats formats_of(const struct st_config *c)
+{
+	return (struct st_formats){
+		.dtype = c->dtype,
+		.grad_dtype = c->grad_dtype,
+		.moments = c->optimizer.moments,
+		.optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
+			   .kind = c->optimizer.kind,
+			   .beta1 = c->optimizer.betas[0],
+			   .beta2 = c->optimizer.betas[1],
+			   .eps = c->optimizer.eps,
+			   .has_bias_correction = c->optimizer.bias_correction,
+			   .momentum = c->optimizer.momentum,
+			   .dampening = c->optimizer.dampening,
+			   .is_nesterov = c->optimizer.nesterov,
+			   .lr_decay = c->optimizer.lr_decay,
+			   .seed = c->seed },
+	};
+}
+
 struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
 	struct st_plan_cfg plan = {
 		.model = s->model,
-		.dtype = c->dtype,
-		.grad_dtype = c->grad_dtype,
+		.formats = formats_of(c),
 		.n_mb = (unsigned)c->accum_steps,
 		.n_eval_mb = s->n_eval_mb ? s->n_eval_mb : 1,
 		.param_home = home_of(c->offload_param),
 		.state_home = home_of(c->offload_optimizer),
-		.needs_norm = c->gradient_clipping > 0,
+		.needs_norm = c->gradient_clipping > 0 || c->fp16.enabled,
 		.update = c->optimizer.update,
 		.pins = true,
 		.order = c->micro_batch_order,
@@ -190,6 +209,8 @@ static void hash_plans(struct st_setup *s)
 		st_device_numeric_id(s->device),
 		c->optimizer.kind,
 		c->optimizer.decay,
+		c->optimizer.moments,
+		c->optimizer.momentum > 0,
 	};
 	const uint64_t data[] = {
 		s->data ? st_data_fingerprint(s->data) : 0,

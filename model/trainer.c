@@ -32,6 +32,7 @@ struct strata_trainer {
 	FILE *log;
 	int32_t *tokens, *targets; /* [max(n_mb, n_eval_mb) * micro_batch, seq] */
 	uint64_t step, cursor;
+	uint64_t updates;                      /* steps applied */
 	uint64_t counted_steps, counted_bytes; /* for bytes per parameter and step */
 	uint64_t first_step;                   /* first step of this process */
 	atomic_bool stopped;
@@ -381,16 +382,11 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.verifies_on_open = c->nvme.verify == ST_VERIFY_OPEN,
 		.resume = resumes ? t->run_json : NULL,
 		.resume_step = t->opt.resume_step,
-		.optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
-			   .kind = c->optimizer.kind == ST_ADAM_L2 ? STRATA_OPTIM_ADAM
-								   : STRATA_OPTIM_ADAMW,
-			   .beta1 = c->optimizer.betas[0],
-			   .beta2 = c->optimizer.betas[1],
-			   .eps = c->optimizer.eps,
-			   .has_bias_correction = c->optimizer.bias_correction },
 		.weight_decay = c->optimizer.weight_decay,
 		.decays_vectors = c->optimizer.decay == ST_DECAY_ALL,
 		.clip = c->gradient_clipping,
+		.always_speculates = c->optimizer.update == ST_UPDATE_SPECULATIVE,
+		.scales_loss = c->fp16.enabled,
 		.numeric_plan = t->setup.numeric_plan,
 		.data_id = t->setup.data_id,
 		.fill = fill,
@@ -399,6 +395,19 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.store_made_user = t,
 	};
 
+	const struct strata_loss_scale_cfg scale = {
+		.struct_bytes = sizeof(scale),
+		.fixed = c->fp16.enabled ? c->fp16.loss_scale : 1,
+		.initial_power = (unsigned)c->fp16.initial_scale_power,
+		.window = c->fp16.loss_scale_window,
+		.hysteresis = c->fp16.hysteresis,
+		.is_consecutive = c->fp16.consecutive_hysteresis,
+		.min_scale = c->fp16.min_loss_scale,
+	};
+	int rc = strata_loss_scale_init(&cfg.loss_scale, &scale);
+
+	if (rc)
+		return rc;
 	for (size_t i = 0; i < c->nvme.weights.n; i++)
 		weights[i] = (uint32_t)c->nvme.weights.v[i];
 	return st_engine_create(&t->engine, &cfg, t->run_json, ST_RUN_JSON_BYTES);
@@ -460,6 +469,7 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 		return rc;
 	if (st_engine_resumed(t->engine, &snap)) {
 		t->step = snap.step;
+		t->updates = snap.updates;
 		t->cursor = snap.cursor;
 		t->setup.info.resumed_step = snap.step;
 	}
@@ -621,12 +631,13 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 
 	if (rc)
 		return rc;
-	if (!st_schedule_betas(&c->schedule, t->step, &beta1, &beta2))
+	/* The schedule counts steps that were applied, as DeepSpeed's does. */
+	if (!st_schedule_betas(&c->schedule, t->updates, &beta1, &beta2))
 		beta1 = beta2 = -1;
 	in = (struct st_step_in){
 		.tokens = tokens,
 		.targets = targets,
-		.lr = st_schedule_lr(&c->schedule, c->optimizer.lr, t->step),
+		.lr = st_schedule_lr(&c->schedule, c->optimizer.lr, t->updates),
 		.beta1 = beta1,
 		.beta2 = beta2,
 		.cursor_after = t->cursor + c->train_batch,
@@ -635,6 +646,7 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 	if (rc)
 		return rc;
 	t->step = out.step;
+	t->updates = out.updates;
 	t->cursor = in.cursor_after;
 	if (t->step >= t->first_step + 2) {
 		t->counted_steps++;
@@ -646,6 +658,9 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 		.loss = out.loss,
 		.grad_norm = out.grad_norm,
 		.clip_factor = out.clip_factor,
+		.loss_scale = out.loss_scale,
+		.skipped = out.skipped,
+		.rolled_back = out.rolled_back,
 		.lr = in.lr,
 		.tokens_per_s =
 			(double)t->setup.info.tokens_per_step / ((double)out.wall_ns * 1e-9),

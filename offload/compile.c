@@ -265,10 +265,26 @@ static void apply_pending(struct emit *e, uint32_t unit, uint32_t end)
 	}
 }
 
+/* As need_param(), for a unit all of whose tiles are updated next. With fp16 the master weight is
+ * in the state as a whole, and what the update makes of it needs no reading. */
+static void need_param_for_update(struct emit *e, uint32_t unit)
+{
+	bool is_overwritten = e->l->param_array == STRATA_ARRAY_LOW &&
+			      e->next_tile[unit] == e->l->unit_first_tile[unit];
+
+	if (!param_on_nvme(e, unit) || e->param[unit] != ST_NO_CLAIM)
+		return;
+	if (is_overwritten && !is_updated(e, unit))
+		e->param[unit] =
+			st_builder_claim(e->b, ST_POOL_PARAM, st_unit_param_bytes(e->l, unit));
+	else
+		need_param(e, unit);
+}
+
 /* Parameters of a unit in memory, its pending update applied. */
 static void need_current(struct emit *e, uint32_t unit)
 {
-	need_param(e, unit);
+	need_param_for_update(e, unit);
 	apply_pending(e, unit, e->l->unit_first_tile[unit + 1]);
 }
 
@@ -417,8 +433,6 @@ static uint32_t update_rows(struct emit *e, uint32_t chunk, uint32_t buffer, uin
 	st_builder_use(e->b, ST_ROLE_PARAM0, e->table, at * row_bytes, n * row_bytes, true);
 	if (buffer != ST_NO_CLAIM)
 		st_builder_use(e->b, ST_ROLE_ROWS, buffer, 0, l->chunk_bytes, true);
-	if (st_lookup_work_bytes(l))
-		use_work(e, st_lookup_work_bytes(l));
 	return op;
 }
 
@@ -619,7 +633,7 @@ static void spread_update(struct emit *e, unsigned stage)
 
 	if (!e->plan->spreads_update || is_updated(e, l->unit) || !stage)
 		return;
-	need_param(e, l->unit);
+	need_param_for_update(e, l->unit);
 	apply_pending(e, l->unit, first + (uint32_t)((uint64_t)n * stage / shares));
 }
 

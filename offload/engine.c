@@ -70,6 +70,7 @@ struct st_engine {
 	enum st_due due;  /* updates that the latest step left */
 	uint64_t clipped; /* bit i: the step i before the latest clipped */
 	unsigned n_steps; /* of this process, at most 64 */
+	uint64_t updates;
 	uint64_t step;
 	int64_t report_ns;
 	struct st_lanes_stats at_report;
@@ -124,6 +125,7 @@ static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 		r->step = 0;
 		r->emit = NULL;
 		r->square_sum = 0;
+		r->is_skipped = false;
 		atomic_store(&r->is_hopeless, false);
 		r->speculates = st_variant_desc(v)->speculates;
 		r->rolled_back = r->is_reported = false;
@@ -155,6 +157,8 @@ static size_t take_snapshot(void *user, void *ctx, void *out)
 		.cursor = e->exec.boundary.cursor,
 		.numeric_plan = e->cfg.numeric_plan,
 		.data_id = e->cfg.data_id,
+		.updates = e->exec.boundary.updates,
+		.loss_scale = e->exec.boundary.loss_scale,
 	};
 
 	e->committing_step = s.step;
@@ -316,12 +320,14 @@ static int serve_step(struct st_engine *e, struct command *c)
 	if (!run)
 		rc = append(e, c->variant, &run);
 	if (!rc)
-		rc = st_exec_prepare(&e->cfg, c->run->step, c->step->lr, c->step->beta1,
-				     c->step->beta2, 1.0, run->optim);
+		rc = st_exec_prepare(&e->cfg, e->exec.boundary.updates + 1, c->step->lr,
+				     c->step->beta1, c->step->beta2,
+				     1.0 / e->exec.boundary.loss_scale.scale, run->optim);
 	if (rc)
 		return rc;
 	e->ahead = NULL;
 	run->step = c->run->step;
+	run->loss_scale = e->exec.boundary.loss_scale.scale;
 	run->lr = c->step->lr;
 	run->beta1 = c->step->beta1;
 	run->beta2 = c->step->beta2;
@@ -555,6 +561,8 @@ static int open_store(struct st_engine *e)
 	e->has_snapshot = true;
 	e->exec.boundary.step = e->durable_step = e->committing_step = e->snapshot.step;
 	e->exec.boundary.cursor = e->snapshot.cursor;
+	e->exec.boundary.updates = e->updates = e->snapshot.updates;
+	e->exec.boundary.loss_scale = e->snapshot.loss_scale;
 	return 0;
 }
 
@@ -655,7 +663,8 @@ static void *engine_main(void *arg)
 	st_lanes_real_destroy(e->lanes);
 	st_executor_destroy(e->executor);
 	if (e->has_lost_buffers)
-		return NULL; /* the kernel still uses tables, files and arenas: see st_aio_close() */
+		return NULL; /* the kernel still uses tables, files and arenas: see st_aio_close()
+			      */
 	st_scratch_destroy(e->scratch);
 	st_store_close(e->store, removes_store);
 	return NULL;
@@ -715,6 +724,7 @@ int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, ch
 	pthread_cond_init(&e->changed, NULL);
 	e->exec.cfg = &e->cfg;
 	e->exec.plan = cfg->plan;
+	e->exec.boundary.loss_scale = cfg->loss_scale;
 	e->exec.leaves = calloc(cfg->plan->layout->n_leaves, sizeof(double));
 	rc = e->exec.leaves ? alloc_runs(e) : st_fail(-ENOMEM, "engine");
 	if (!rc)
@@ -818,7 +828,10 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 	if (rc)
 		return rc;
 	e->step++;
-	e->due = due_after(e->cfg.plan, c.run->speculates && !c.run->rolled_back);
+	e->due = c.run->is_skipped
+			 ? ST_DUE_NONE
+			 : due_after(e->cfg.plan, c.run->speculates && !c.run->rolled_back);
+	e->updates += !c.run->is_skipped;
 	e->clipped = e->clipped << 1 | (c.run->clip_factor != 1.0);
 	e->n_steps += e->n_steps < 64;
 	now_ns = st_now_ns();
@@ -828,6 +841,9 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.loss = c.run->mean_loss,
 		.grad_norm = c.run->grad_norm,
 		.clip_factor = c.run->clip_factor,
+		.skipped = c.run->is_skipped,
+		.loss_scale = c.run->loss_scale,
+		.updates = e->updates,
 		.speculated = c.run->speculates,
 		.rolled_back = c.run->rolled_back,
 		.wall_ns = now_ns - e->report_ns,
@@ -890,31 +906,34 @@ const char *st_engine_io(const struct st_engine *e)
 
 /* ---- state hash ---------------------------------------------------------------------------- */
 
+#define PARTS (1 + STRATA_ARRAY_N) /* master weights, and each array of moments */
+
 struct tensor_hash {
 	char name[96];
-	uint64_t value[3]; /* master, m, v */
+	uint64_t value[PARTS];
 };
 
 struct hasher {
-	XXH3_state_t *part[3];
+	XXH3_state_t *part[PARTS];
 	struct tensor_hash *tensors;
 	size_t n;
 };
 
 static int hash_piece(void *user, const struct st_tensor_desc *t, size_t first, size_t n,
-		      const float *master, const float *m, const float *v)
+		      const float *master, void *const moments[STRATA_ARRAY_N],
+		      const size_t bytes[STRATA_ARRAY_N])
 {
 	struct hasher *h = user;
-	const float *const parts[3] = { master, m, v };
 
-	for (unsigned i = 0; i < 3; i++) {
-		if (!first)
-			XXH3_64bits_reset(h->part[i]);
-		XXH3_64bits_update(h->part[i], parts[i], n * sizeof(float));
-	}
+	for (unsigned i = 0; i < PARTS && !first; i++)
+		XXH3_64bits_reset(h->part[i]);
+	XXH3_64bits_update(h->part[0], master, n * sizeof(float));
+	for (unsigned a = 0; a < STRATA_ARRAY_N; a++)
+		if (bytes[a])
+			XXH3_64bits_update(h->part[1 + a], moments[a], bytes[a]);
 	if (first + n == t->elems) {
 		memcpy(h->tensors[h->n].name, t->name, sizeof(t->name));
-		for (unsigned i = 0; i < 3; i++)
+		for (unsigned i = 0; i < PARTS; i++)
 			h->tensors[h->n].value[i] = XXH3_64bits_digest(h->part[i]);
 		h->n++;
 	}
@@ -932,15 +951,17 @@ int st_engine_state_hash(struct st_engine *e, uint64_t *hash)
 	struct hasher h = { 0 };
 	uint64_t boundary[2];
 	size_t n = 0;
-	int rc = -ENOMEM;
+	int rc = 0;
 
 	for (unsigned u = 0; u < m->n_units; u++)
 		n += m->units[u].n_tensors;
 	h.tensors = calloc(n, sizeof(*h.tensors));
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < PARTS; i++) {
 		h.part[i] = XXH3_createState();
-	if (h.tensors && h.part[0] && h.part[1] && h.part[2])
-		rc = st_engine_export(e, hash_piece, &h);
+		rc = h.part[i] ? rc : -ENOMEM;
+	}
+	rc = !rc && h.tensors ? st_engine_export(e, hash_piece, &h)
+			      : st_fail(-ENOMEM, "hash of the state");
 	if (!rc) {
 		qsort(h.tensors, h.n, sizeof(*h.tensors), cmp_tensor);
 		boundary[0] = e->exec.boundary.step;
@@ -948,7 +969,7 @@ int st_engine_state_hash(struct st_engine *e, uint64_t *hash)
 		*hash = XXH3_64bits_withSeed(h.tensors, h.n * sizeof(*h.tensors),
 					     XXH3_64bits(boundary, sizeof(boundary)));
 	}
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < PARTS; i++)
 		XXH3_freeState(h.part[i]);
 	free(h.tensors);
 	return rc;

@@ -17,6 +17,7 @@
 
 #include "aio/aio.h"
 #include "offload/plan.h"
+#include "strata/loss_scale.h"
 
 struct st_engine;
 
@@ -34,11 +35,12 @@ struct st_engine_cfg {
 	bool verifies_on_open; /* a store that is resumed is read and verified as a whole */
 	const char *resume;    /* text of an earlier run_json, or NULL for a new store */
 	uint64_t resume_step;  /* > 0: go back to the copy of that step */
-	/* Optimizer */
-	struct strata_optim_cfg optim;
+	/* Optimizer: what the plan's formats say, and */
 	double weight_decay;
-	bool decays_vectors;    /* decay on all tensors, not matrices only */
-	double clip;            /* limit of the global norm; 0 = none */
+	bool decays_vectors;                 /* decay on all tensors, not matrices only */
+	double clip;                         /* limit of the global norm; 0 = none */
+	bool scales_loss;                    /* then a step whose gradients overflow is skipped */
+	struct strata_loss_scale loss_scale; /* at the start; static 1 without */
 	bool always_speculates; /* where the plan can; else when the last steps rarely clipped */
 	uint64_t numeric_plan;  /* hash of what bits depend on; kept in the snapshot */
 	uint64_t data_id;       /* the same of data, seed and order */
@@ -58,6 +60,8 @@ struct st_snapshot { /* what the root of a commit names: the boundary after `ste
 	uint64_t magic, step;
 	uint64_t cursor; /* data windows consumed, the caller's */
 	uint64_t numeric_plan, data_id;
+	uint64_t updates; /* steps that were applied: all but those that overflowed */
+	struct strata_loss_scale loss_scale;
 };
 
 /** st_snapshot_parse() - what a store keeps with a commit. @return false: not of an engine */
@@ -75,6 +79,9 @@ struct st_step_out {
 	double loss;      /* mean over all tokens of the step */
 	double grad_norm; /* before clipping */
 	double clip_factor;
+	bool skipped;                     /* a gradient was not finite: nothing was applied */
+	double loss_scale;                /* in force during the step */
+	uint64_t updates;                 /* steps applied until now */
 	bool speculated, rolled_back;     /* units were updated inside backward; in vain */
 	uint64_t durable_step;            /* latest step whose commit is durable */
 	int64_t wall_ns;                  /* since the step before was reported */

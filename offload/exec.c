@@ -60,7 +60,8 @@ static void stage_args(const struct st_exec *x, const struct st_program *p, cons
 	}
 	if (op->stage + 1 == m->n_stages) {
 		a->loss_sum = &run->loss[op->mb];
-		a->grad_scale = (float)(1.0 / ((double)run->n_mb * (double)(m->batch * m->seq)));
+		a->grad_scale = (float)(run->loss_scale /
+					((double)run->n_mb * (double)(m->batch * m->seq)));
 	}
 }
 
@@ -99,7 +100,7 @@ static int run_backward(struct st_exec *x, const struct st_program *p, const str
 /* The norm so far is beyond the limit, by more than its rounding. */
 static bool will_clip(const struct st_exec *x, const struct st_run *run)
 {
-	double clip = x->cfg->clip * (1 + 1e-6);
+	double clip = x->cfg->clip * run->loss_scale * (1 + 1e-6);
 
 	return !isfinite(run->square_sum) || (clip > 0 && run->square_sum > clip * clip);
 }
@@ -126,15 +127,6 @@ static void run_reduce(struct st_exec *x, const struct st_program *p, const stru
 		atomic_store(&run->is_hopeless, true);
 }
 
-static struct strata_optim_format optim_format(const struct st_layout *l)
-{
-	return (struct strata_optim_format){
-		.params = l->dtype == ST_F32 ? STRATA_PARAMS_F32 : STRATA_PARAMS_SPLIT,
-		.moments = STRATA_MOMENTS_F32,
-		.grads = st_optim_grads(l->grad_dtype),
-	};
-}
-
 static void run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
 		       const struct st_run *run)
 {
@@ -142,25 +134,15 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 	const struct st_tile *t = &l->tiles[op->tile];
 	const struct strata_optim_step *both = op->is_pending ? x->boundary.optim : run->optim;
 	const struct strata_optim_step *s = &both[t->is_matrix || x->cfg->decays_vectors];
-	const struct strata_optim_format format = optim_format(l);
-	char *param = operand(x, p, op, ST_ROLE_PARAM0);
-	char *grad = operand(x, p, op, ST_ROLE_GRAD);
-	int16_t *lo;
-	float *m, *v;
+	const struct strata_optim_format format = st_tile_format(l, op->tile);
+	void *param = operand(x, p, op, ST_ROLE_PARAM0), *state = operand(x, p, op, ST_ROLE_STATE);
+	void *grad = operand(x, p, op, ST_ROLE_GRAD);
 
-	st_tile_state_arrays(l, op->tile, operand(x, p, op, ST_ROLE_STATE), &lo, &m, &v);
 #pragma omp parallel for num_threads(team(x)) schedule(static)
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
-		const struct strata_optim_range r = {
-			.n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS,
-			.first = e,
-			.stream = op->tile,
-			.array = { [STRATA_ARRAY_PARAM] = param + e * st_dtype_bytes(l->dtype),
-				   [STRATA_ARRAY_LOW] = lo ? lo + e : NULL,
-				   [STRATA_ARRAY_M] = m + e,
-				   [STRATA_ARRAY_V] = v + e,
-				   [STRATA_ARRAY_GRAD] = grad + e * st_dtype_bytes(l->grad_dtype) },
-		};
+		size_t n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS;
+		const struct strata_optim_range r =
+			st_tile_range(l, op->tile, e, n, param, state, grad);
 
 		ST_ASSERT(!strata_optim_update(s, &format, &r));
 	}
@@ -172,58 +154,23 @@ struct chunk { /* operands of an UPDATE_ROWS */
 	const struct st_lookup *lookup;
 	const uint32_t *row;
 	char *buffer; /* what was read, or NULL */
-	char *work;   /* private copies of states that live in memory, or NULL */
 	char *table;  /* [rows in the chunk, cols] out */
-	uint64_t at[ST_ROWS_CHUNK_MAX][ST_ROW_ARRAYS][ST_ROW_PARTS_MAX];
+	uint64_t at[ST_ROWS_CHUNK_MAX][STRATA_ARRAY_N][ST_ROW_PARTS_MAX];
 };
 
-/* Parameter and gradient of a part: read, or at home. */
-static char *part_source(const struct st_exec *x, const struct chunk *c, uint32_t i,
-			 enum st_row_array array, uint32_t index, const struct st_row_part *p)
+/* What the update of a part needs where it lives in memory. */
+static struct strata_optim_range part_at_home(const struct st_exec *x, const struct chunk *c,
+					      const struct st_row_part *p)
 {
-	const struct st_layout *l = x->plan->layout;
-	struct st_addr home;
+	const struct st_plan *plan = x->plan;
+	const struct st_layout *l = plan->layout;
+	struct st_addr param = plan->param_addr[c->lookup->unit];
+	struct st_addr state = plan->state_addr[p->tile], grad = plan->rest_addr[p->tile];
 
-	if (st_lookup_reads(c->lookup, array, p->tile))
-		return c->buffer + c->at[i][array][index];
-	if (array == ST_ROW_GRAD) {
-		home = x->plan->rest_addr[p->tile];
-		home.off_bytes += p->tile_elem * st_dtype_bytes(l->grad_dtype);
-	} else {
-		home = x->plan->param_addr[c->lookup->unit];
-		home.off_bytes +=
-			(l->tiles[p->tile].first_elem + p->tile_elem) * st_dtype_bytes(l->dtype);
-	}
-	return x->arena[home.arena] + home.off_bytes;
-}
-
-/* The states of a part where they may be written: in the buffer, or copied from their home. */
-static void part_states(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
-			const struct st_row_part *p, struct strata_optim_range *r)
-{
-	const struct st_layout *l = x->plan->layout;
-	size_t n = c->lookup->chunk_rows * c->lookup->cols, at = i * c->lookup->cols + p->first;
-	bool has_lo = l->dtype != ST_F32;
-	struct st_addr home;
-	int16_t *lo;
-	float *m, *v;
-
-	if (st_lookup_reads(c->lookup, ST_ROW_M, p->tile)) {
-		r->array[STRATA_ARRAY_LOW] = has_lo ? c->buffer + c->at[i][ST_ROW_LO][index] : NULL;
-		r->array[STRATA_ARRAY_M] = c->buffer + c->at[i][ST_ROW_M][index];
-		r->array[STRATA_ARRAY_V] = c->buffer + c->at[i][ST_ROW_V][index];
-		return;
-	}
-	home = x->plan->state_addr[p->tile];
-	st_tile_state_arrays(l, p->tile, x->arena[home.arena] + home.off_bytes, &lo, &m, &v);
-	r->array[STRATA_ARRAY_M] = (float *)c->work + at;
-	r->array[STRATA_ARRAY_V] = (float *)c->work + n + at;
-	memcpy(r->array[STRATA_ARRAY_M], m + p->tile_elem, p->n * sizeof(*m));
-	memcpy(r->array[STRATA_ARRAY_V], v + p->tile_elem, p->n * sizeof(*v));
-	if (!has_lo)
-		return;
-	r->array[STRATA_ARRAY_LOW] = (int16_t *)((float *)c->work + 2 * n) + at;
-	memcpy(r->array[STRATA_ARRAY_LOW], lo + p->tile_elem, p->n * sizeof(*lo));
+	param.off_bytes += l->tiles[p->tile].first_elem * st_dtype_bytes(l->dtype);
+	return st_tile_range(
+		l, p->tile, p->tile_elem, p->n, x->arena[param.arena] + param.off_bytes,
+		x->arena[state.arena] + state.off_bytes, x->arena[grad.arena] + grad.off_bytes);
 }
 
 static void update_part(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
@@ -232,23 +179,19 @@ static void update_part(const struct st_exec *x, const struct chunk *c, uint32_t
 	const struct st_layout *l = x->plan->layout;
 	const struct strata_optim_step *s =
 		&x->boundary.optim[l->tiles[p->tile].is_matrix || x->cfg->decays_vectors];
-	const struct strata_optim_format format = optim_format(l);
-	size_t bytes = st_dtype_bytes(l->dtype);
-	struct strata_optim_range r = {
-		.n = p->n,
-		.first = p->tile_elem,
-		.stream = p->tile,
-	};
-	void *param = c->table + (i * c->lookup->cols + p->first) * bytes;
+	const struct strata_optim_format format = st_tile_format(l, p->tile);
+	struct strata_optim_range r = part_at_home(x, c, p);
 
-	r.array[STRATA_ARRAY_PARAM] = param;
-	r.array[STRATA_ARRAY_GRAD] = part_source(x, c, i, ST_ROW_GRAD, index, p);
-	memcpy(param, part_source(x, c, i, ST_ROW_PARAM, index, p), p->n * bytes);
-	part_states(x, c, i, index, p, &r);
-	ST_ASSERT(!strata_optim_update(s, &format, &r));
+	for (unsigned a = 0; a < STRATA_ARRAY_N; a++)
+		if (st_lookup_reads(c->lookup, a, p->tile))
+			r.array[a] = c->buffer + c->at[i][a][index];
+	ST_ASSERT(!strata_optim_preview(s, &format, &r,
+					c->table + (i * c->lookup->cols + p->first) *
+							   st_dtype_bytes(l->dtype)));
 }
 
-/* As run_update() on copies: element by element the same operations, so the same bits. */
+/* What run_update() will make of the rows: element by element the same operations, so the same
+ * bits. */
 static void run_update_rows(struct st_exec *x, const struct st_program *p, const struct st_op *op,
 			    const struct st_run *run)
 {
@@ -258,7 +201,6 @@ static void run_update_rows(struct st_exec *x, const struct st_program *p, const
 		.lookup = l,
 		.row = run->rows.row + (size_t)op->chunk * l->chunk_rows,
 		.buffer = operand(x, p, op, ST_ROLE_ROWS),
-		.work = operand(x, p, op, ST_ROLE_WORK),
 		.table = operand(x, p, op, ST_ROLE_PARAM0),
 	};
 
@@ -276,7 +218,7 @@ static void run_update_rows(struct st_exec *x, const struct st_program *p, const
 int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, double beta1,
 		    double beta2, double grad_scale, struct strata_optim_step out[2])
 {
-	struct strata_optim_cfg optim = cfg->optim;
+	struct strata_optim_cfg optim = cfg->plan->cfg.formats.optim;
 	int rc;
 
 	if (beta1 >= 0)
@@ -291,30 +233,37 @@ int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, d
 static int run_norm(struct st_exec *x, struct st_run *run)
 {
 	const struct st_model *m = x->plan->cfg.model;
-	double sum = 0, norm = sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves));
+	double sum = 0, norm = sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves)) /
+			       run->loss_scale;
+	struct st_boundary *b = &x->boundary;
 	double clip = x->cfg->clip;
-	struct strata_optim_step optim[2];
 	int rc;
 
 	for (unsigned mb = 0; mb < run->n_mb; mb++)
 		sum += run->loss[mb];
 	run->mean_loss = sum / ((double)run->n_mb * (double)(m->batch * m->seq));
 	run->grad_norm = norm;
-	if (!isfinite(run->mean_loss) || !isfinite(norm))
+	run->is_skipped = x->cfg->scales_loss && !isfinite(norm);
+	rc = strata_loss_scale_update(&b->loss_scale, run->is_skipped);
+	if (rc)
+		return rc;
+	if (!isfinite(run->mean_loss) || (!isfinite(norm) && !run->is_skipped))
 		return st_fail(STRATA_E_NUMERIC,
 			       "step %llu: the %s is not finite; lower the learning rate, or look "
 			       "at the data",
 			       (unsigned long long)run->step,
 			       isfinite(run->mean_loss) ? "gradient norm" : "loss");
 	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
-	run->rolled_back = run->speculates && run->clip_factor != 1.0;
-	rc = st_exec_prepare(x->cfg, run->step, run->lr, run->beta1, run->beta2, run->clip_factor,
-			     optim);
-	if (rc)
-		return rc;
-	x->boundary.step = run->step;
-	x->boundary.cursor = run->cursor_after;
-	memcpy(x->boundary.optim, optim, sizeof(optim));
+	run->rolled_back = run->speculates && (run->is_skipped || run->clip_factor != 1.0);
+	if (!run->is_skipped) {
+		rc = st_exec_prepare(x->cfg, b->updates + 1, run->lr, run->beta1, run->beta2,
+				     run->clip_factor / run->loss_scale, b->optim);
+		if (rc)
+			return rc;
+		b->updates++;
+	}
+	b->step = run->step;
+	b->cursor = run->cursor_after;
 	return 0;
 }
 
@@ -339,20 +288,23 @@ static int run_fill(struct st_exec *x, const struct st_program *p, const struct 
 	size_t n = l->tiles[op->tile].elems;
 	struct piece piece = { .x = x, .master = operand(x, p, op, ST_ROLE_WORK) };
 	char *param = operand(x, p, op, ST_ROLE_PARAM0), *state = operand(x, p, op, ST_ROLE_STATE);
-	int16_t *lo;
-	float *m, *v;
+	struct strata_optim_range r;
 	int rc;
 
 	memset(piece.master, 0, n * sizeof(float));
 	rc = st_tile_each_tensor(l, op->tile, fill_piece, &piece);
 	if (rc)
 		return rc;
-	st_tile_state_arrays(l, op->tile, state, &lo, &m, &v);
 	memset(state, 0, st_tile_state_bytes(l, op->tile));
-	if (lo)
-		strata_optim_split(n, piece.master, (uint16_t *)param, lo);
+	r = st_tile_range(l, op->tile, 0, n, param, state, NULL);
+	if (l->dtype == ST_BF16)
+		strata_optim_split(n, piece.master, r.array[STRATA_ARRAY_PARAM],
+				   r.array[STRATA_ARRAY_LOW]);
 	else
-		memcpy(param, piece.master, n * sizeof(float));
+		memcpy(r.array[STRATA_ARRAY_PARAM], piece.master, n * sizeof(float));
+	if (l->dtype == ST_F16)
+		for (size_t i = 0; i < n; i++)
+			((uint16_t *)param)[i] = st_f32_f16(piece.master[i]);
 	return 0;
 }
 

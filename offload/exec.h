@@ -24,7 +24,9 @@ struct st_run {
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
 	struct strata_optim_step optim[2];        /* IMMEDIATE updates: without and with decay */
+	double loss_scale;                        /* of the loss of this step */
 	double mean_loss, grad_norm, clip_factor; /* out */
+	bool is_skipped;                          /* out: a gradient was not finite */
 	double square_sum;                        /* of the gradients that are final so far */
 	atomic_bool is_hopeless;      /* speculation: the step will clip, so it goes no further */
 	bool speculates, rolled_back; /* out: rolled_back: in vain */
@@ -37,6 +39,8 @@ struct st_run {
  * operations by the resource "pending update". */
 struct st_boundary {
 	uint64_t step, cursor;
+	uint64_t updates;                    /* steps applied, or due */
+	struct strata_loss_scale loss_scale; /* for the next step */
 	struct strata_optim_step optim[2];
 };
 

@@ -220,8 +220,9 @@ static bool next_window(struct pieces *it, struct piece *out)
 	*out = (struct piece){ .off_bytes = w.off_bytes,
 			       .len_bytes = w.len_bytes,
 			       .buf = it->buf + w.at_bytes };
-	out->is_scratch = w.array == ST_ROW_GRAD;
-	out->extent = out->is_scratch ? w.tile : extent_of(w.tile, w.array != ST_ROW_PARAM);
+	out->is_scratch = w.array == STRATA_ARRAY_GRAD;
+	out->extent =
+		out->is_scratch ? w.tile : extent_of(w.tile, w.array != it->layout->param_array);
 	return true;
 }
 

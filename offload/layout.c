@@ -7,38 +7,114 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STATE_GAP_BYTES ((size_t)4096)
-#define GAP_STEP_BYTES  ((size_t)1344) /* 21 cache lines; three of them fit the gap */
+#define STATE_ALIGN    ((size_t)4096)
+#define GAP_STEP_BYTES ((size_t)1344) /* 21 cache lines; three of them fit a block */
+#define GAPS           3u
 
 size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile)
 {
 	return l->tiles[tile].elems * st_dtype_bytes(l->dtype);
 }
 
+static enum strata_optim_params params_of(enum st_dtype dtype)
+{
+	return dtype == ST_F32   ? STRATA_PARAMS_F32
+	       : dtype == ST_F16 ? STRATA_PARAMS_F32_F16
+				 : STRATA_PARAMS_SPLIT;
+}
+
+static struct strata_optim_format format_of(const struct st_formats *f, bool is_matrix)
+{
+	return (struct strata_optim_format){
+		.params = params_of(f->dtype),
+		.moments = is_matrix ? f->moments : STRATA_MOMENTS_F32,
+		.grads = st_optim_grads(f->grad_dtype),
+	};
+}
+
+struct strata_optim_format st_tile_format(const struct st_layout *l, uint32_t tile)
+{
+	return format_of(&l->formats, l->tiles[tile].is_matrix);
+}
+
+/* Of n elements; st_layout_create() saw that the formats go together. */
+static void array_bytes(const struct st_layout *l, uint32_t tile, size_t n,
+			size_t bytes[STRATA_ARRAY_N])
+{
+	struct strata_optim_format f = st_tile_format(l, tile);
+	int rc = strata_optim_array_bytes(&l->formats.optim, &f, n, bytes);
+
+	ST_ASSERT(rc == 0);
+}
+
+size_t st_tile_array_bytes(const struct st_layout *l, uint32_t tile, enum strata_optim_array a,
+			   size_t n)
+{
+	size_t bytes[STRATA_ARRAY_N];
+
+	array_bytes(l, tile, n, bytes);
+	return bytes[a];
+}
+
+size_t st_tile_array_off(const struct st_layout *l, uint32_t tile, enum strata_optim_array a,
+			 size_t elem)
+{
+	bool is_scale = a == STRATA_ARRAY_M_SCALE || a == STRATA_ARRAY_V_SCALE;
+
+	return st_tile_array_bytes(l, tile, a,
+				   is_scale ? elem - elem % STRATA_MOMENTS_BLOCK : elem);
+}
+
+/* Where each array of a state begins, and the end. */
+static size_t state_offsets(const struct st_layout *l, uint32_t tile, size_t off[STRATA_ARRAY_N])
+{
+	const enum strata_optim_array order[] = { l->master_array, STRATA_ARRAY_M, STRATA_ARRAY_V,
+						  STRATA_ARRAY_M_SCALE, STRATA_ARRAY_V_SCALE };
+	size_t bytes[STRATA_ARRAY_N + 1] = { 0 }, at = 0;
+
+	array_bytes(l, tile, l->tiles[tile].elems, bytes);
+	for (unsigned i = 0; i < ST_ARRAY_LEN(order); i++) {
+		at += i < GAPS ? GAP_STEP_BYTES : 0;
+		if (order[i] == STRATA_ARRAY_N)
+			continue;
+		off[order[i]] = at;
+		at += bytes[order[i]];
+	}
+	return at;
+}
+
 size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile)
 {
-	return l->tiles[tile].elems * (l->dtype == ST_F32 ? 8 : 10) + STATE_GAP_BYTES;
+	size_t off[STRATA_ARRAY_N];
+
+	return (state_offsets(l, tile, off) + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN;
 }
 
-void st_tile_state_offsets(const struct st_layout *l, uint32_t tile, size_t off_bytes[3])
+size_t st_tile_state_off(const struct st_layout *l, uint32_t tile, enum strata_optim_array a)
 {
-	size_t n = l->tiles[tile].elems;
+	size_t off[STRATA_ARRAY_N];
 
-	off_bytes[0] = GAP_STEP_BYTES;
-	off_bytes[1] = off_bytes[0] + (l->dtype == ST_F32 ? 0 : 2 * n) + GAP_STEP_BYTES;
-	off_bytes[2] = off_bytes[1] + 4 * n + GAP_STEP_BYTES;
+	state_offsets(l, tile, off);
+	return off[a];
 }
 
-void st_tile_state_arrays(const struct st_layout *l, uint32_t tile, void *state, int16_t **lo,
-			  float **m, float **v)
+struct strata_optim_range st_tile_range(const struct st_layout *l, uint32_t tile, size_t first,
+					size_t n, void *param, void *state, void *grad)
 {
-	char *base = state;
-	size_t off[3];
+	struct strata_optim_range r = { .n = n, .first = first, .stream = tile };
+	size_t off[STRATA_ARRAY_N], all[STRATA_ARRAY_N];
 
-	st_tile_state_offsets(l, tile, off);
-	*lo = l->dtype == ST_F32 ? NULL : (int16_t *)(base + off[0]);
-	*m = (float *)(base + off[1]);
-	*v = (float *)(base + off[2]);
+	state_offsets(l, tile, off);
+	array_bytes(l, tile, l->tiles[tile].elems, all);
+	for (unsigned a = 0; a < STRATA_ARRAY_N; a++) {
+		char *base = a == l->param_array      ? param
+			     : a == STRATA_ARRAY_GRAD ? grad
+						      : (char *)state + off[a];
+
+		if (all[a] && base)
+			r.array[a] = base + st_tile_array_off(l, tile, a, first);
+	}
+	return r;
 }
 
 int st_tile_each_tensor(const struct st_layout *l, uint32_t tile, st_tensor_run_fn *fn, void *user)
@@ -61,7 +137,10 @@ int st_tile_each_tensor(const struct st_layout *l, uint32_t tile, st_tensor_run_
 }
 
 struct emitted {
-	const float *master, *m, *v;
+	const struct st_layout *l;
+	uint32_t tile;
+	void *state;
+	const float *master;
 	st_emit_fn *emit;
 	void *user;
 };
@@ -69,25 +148,28 @@ struct emitted {
 static int emit_run(void *user, const struct st_tensor_desc *t, size_t first, size_t n, size_t off)
 {
 	const struct emitted *e = user;
+	struct strata_optim_range r = st_tile_range(e->l, e->tile, off, n, NULL, e->state, NULL);
+	size_t bytes[STRATA_ARRAY_N];
 
-	return e->emit(e->user, t, first, n, e->master + off, e->m + off, e->v + off);
+	array_bytes(e->l, e->tile, n, bytes);
+	r.array[STRATA_ARRAY_PARAM] = r.array[STRATA_ARRAY_LOW] = NULL; /* that is the master */
+	for (unsigned a = 0; a < STRATA_ARRAY_N; a++)
+		bytes[a] = r.array[a] ? bytes[a] : 0;
+	return e->emit(e->user, t, first, n, e->master + off, r.array, bytes);
 }
 
 int st_tile_emit(const struct st_layout *l, uint32_t tile, const void *param, void *state,
 		 float *master, st_emit_fn *emit, void *user)
 {
-	struct emitted e = { .master = master, .emit = emit, .user = user };
+	struct emitted e = { l, tile, state, master, emit, user };
 	size_t n = l->tiles[tile].elems;
-	int16_t *lo;
-	float *m, *v;
+	const struct strata_optim_range r =
+		st_tile_range(l, tile, 0, n, (void *)(uintptr_t)param, state, NULL);
 
-	st_tile_state_arrays(l, tile, state, &lo, &m, &v);
-	if (lo)
-		strata_optim_join(n, param, lo, master);
+	if (l->master_array == STRATA_ARRAY_LOW)
+		strata_optim_join(n, param, r.array[STRATA_ARRAY_LOW], master);
 	else
-		memcpy(master, param, n * sizeof(float));
-	e.m = m;
-	e.v = v;
+		memcpy(master, r.array[STRATA_ARRAY_PARAM], n * sizeof(float));
 	return st_tile_each_tensor(l, tile, emit_run, &e);
 }
 
@@ -192,12 +274,27 @@ static int check_units(const struct st_model *m)
 	return 0;
 }
 
-int st_layout_create(struct st_layout **out, const struct st_model *model, enum st_dtype dtype,
-		     enum st_dtype grad_dtype)
+static int check_formats(const struct st_formats *f)
+{
+	size_t bytes[STRATA_ARRAY_N];
+	int rc = 0;
+
+	for (int is_matrix = 0; !rc && is_matrix < 2; is_matrix++) {
+		struct strata_optim_format format = format_of(f, is_matrix);
+
+		rc = strata_optim_array_bytes(&f->optim, &format, STRATA_NUMERIC_TILE, bytes);
+	}
+	return rc;
+}
+
+int st_layout_create(struct st_layout **out, const struct st_model *model,
+		     const struct st_formats *formats)
 {
 	struct st_layout *l = NULL;
 	int rc = check_units(model);
 
+	if (!rc)
+		rc = check_formats(formats);
 	if (rc)
 		return rc;
 	rc = -ENOMEM;
@@ -205,8 +302,13 @@ int st_layout_create(struct st_layout **out, const struct st_model *model, enum 
 	if (!l)
 		goto fail;
 	l->model = model;
-	l->dtype = dtype;
-	l->grad_dtype = grad_dtype;
+	l->formats = *formats;
+	l->dtype = formats->dtype;
+	l->grad_dtype = formats->grad_dtype;
+	l->param_array = l->dtype == ST_F16 ? STRATA_ARRAY_LOW : STRATA_ARRAY_PARAM;
+	l->master_array = l->dtype == ST_F16   ? STRATA_ARRAY_PARAM
+			  : l->dtype == ST_F32 ? STRATA_ARRAY_N
+					       : STRATA_ARRAY_LOW;
 	l->n_units = model->n_units;
 	l->unit_first_tile = calloc(l->n_units + 1, sizeof(*l->unit_first_tile));
 	if (!l->unit_first_tile)

@@ -327,8 +327,11 @@ static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_t need)
 {
 	const struct st_layout *l = p->layout;
-	uint64_t all = 0, largest = 0;
+	uint64_t all = 0, largest = 0, largest_state = 0;
 
+	for (uint32_t t = 0; t < l->n_tiles; t++)
+		if (st_tile_state_bytes(l, t) > largest_state)
+			largest_state = st_tile_state_bytes(l, t);
 	if (pool == ST_POOL_PARAM) {
 		for (uint32_t u = 0; u < l->n_units; u++) {
 			uint64_t bytes = align_up(st_unit_param_bytes(l, u));
@@ -340,7 +343,7 @@ static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_
 			all = need + PARAM_UNITS_USEFUL * largest;
 	} else if (pool == ST_POOL_STATE) {
 		for (uint32_t t = 0; t < l->n_tiles && t < STATE_TILES_USEFUL; t++)
-			all += align_up((uint64_t)ST_STORAGE_TILE * (l->dtype == ST_F32 ? 8 : 10));
+			all += align_up(largest_state);
 	} else if (pool == ST_POOL_REST) {
 		all = (uint64_t)REST_TILES_USEFUL * ST_STORAGE_TILE * st_dtype_bytes(l->grad_dtype);
 	}
@@ -598,7 +601,7 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 			cfg->n_mb, cfg->model->n_stages, STAGE_CALLS_MAX / cfg->model->n_stages);
 	}
 	p->cfg = *cfg;
-	rc = st_layout_create(&p->layout, cfg->model, cfg->dtype, cfg->grad_dtype);
+	rc = st_layout_create(&p->layout, cfg->model, &cfg->formats);
 	if (rc)
 		goto fail;
 	p->param_addr = calloc(p->layout->n_units, sizeof(*p->param_addr));

@@ -55,8 +55,7 @@ enum st_rest {
 
 struct st_plan_cfg {
 	const struct st_model *model; /* borrowed for the plan's life */
-	enum st_dtype dtype;          /* BF16 or F32 */
-	enum st_dtype grad_dtype;
+	struct st_formats formats;
 	unsigned n_mb;      /* micro-batches of a step (gradient accumulation) */
 	unsigned n_eval_mb; /* micro-batches of an evaluation program; 0 = no evaluation */
 	enum st_home param_home, state_home;

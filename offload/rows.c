@@ -22,34 +22,33 @@ bool st_row_part(const struct st_lookup *l, uint32_t row, uint32_t index, struct
 	return index == 0 || (index == 1 && left < l->cols);
 }
 
-bool st_lookup_reads(const struct st_lookup *l, enum st_row_array array, uint32_t tile)
+bool st_lookup_needs(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile)
 {
-	unsigned bit = array == ST_ROW_PARAM  ? ST_ON_NVME_PARAM
-		       : array == ST_ROW_GRAD ? ST_ON_NVME_GRAD
-					      : ST_ON_NVME_STATE;
+	bool is_written_only = array == STRATA_ARRAY_LOW && l->layout->param_array == array;
 
-	return (l->on_nvme[tile] & bit) && !(array == ST_ROW_LO && l->layout->dtype == ST_F32);
+	return !is_written_only && st_tile_array_bytes(l->layout, tile, array, 1) > 0;
+}
+
+bool st_lookup_reads(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile)
+{
+	unsigned bit = array == l->layout->param_array ? ST_ON_NVME_PARAM
+		       : array == STRATA_ARRAY_GRAD    ? ST_ON_NVME_GRAD
+						       : ST_ON_NVME_STATE;
+
+	return (l->on_nvme[tile] & bit) && st_lookup_needs(l, array, tile);
 }
 
 /* The bytes of a part in the extent (or slot) of an array: [*lo, *hi). */
-static void byte_range(const struct st_lookup *l, enum st_row_array array,
+static void byte_range(const struct st_lookup *l, enum strata_optim_array array,
 		       const struct st_row_part *p, uint64_t *lo, uint64_t *hi)
 {
-	size_t bytes = sizeof(float), state[3];
+	const struct st_layout *layout = l->layout;
+	size_t off = 0;
 
-	*lo = 0;
-	if (array == ST_ROW_PARAM) {
-		bytes = st_dtype_bytes(l->layout->dtype);
-	} else if (array == ST_ROW_GRAD) {
-		bytes = st_dtype_bytes(l->layout->grad_dtype);
-	} else {
-		st_tile_state_offsets(l->layout, p->tile, state);
-		*lo = state[array - ST_ROW_LO];
-		if (array == ST_ROW_LO)
-			bytes = sizeof(int16_t);
-	}
-	*lo += p->tile_elem * bytes;
-	*hi = *lo + p->n * bytes;
+	if (array != layout->param_array && array != STRATA_ARRAY_GRAD)
+		off = st_tile_state_off(layout, p->tile, array);
+	*lo = off + st_tile_array_off(layout, p->tile, array, p->tile_elem);
+	*hi = off + st_tile_array_bytes(layout, p->tile, array, p->tile_elem + p->n);
 }
 
 static uint64_t block_down(uint64_t off)
@@ -69,7 +68,7 @@ static uint64_t row_bytes(const struct st_lookup *l, uint32_t row)
 	uint64_t sum = 0, lo, hi;
 
 	for (uint32_t i = 0; i < ST_ROW_PARTS_MAX && st_row_part(l, row, i, &p); i++) {
-		for (unsigned a = 0; a < ST_ROW_ARRAYS; a++) {
+		for (unsigned a = 0; a < STRATA_ARRAY_N; a++) {
 			if (!st_lookup_reads(l, a, p.tile))
 				continue;
 			byte_range(l, a, &p, &lo, &hi);
@@ -109,18 +108,6 @@ int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t
 	l->n_chunks = (l->max_rows + l->chunk_rows - 1) / l->chunk_rows;
 	l->chunk_bytes = l->chunk_rows * widest;
 	return 0;
-}
-
-size_t st_lookup_work_bytes(const struct st_lookup *l)
-{
-	bool has_states = false;
-
-	for (uint32_t t = l->layout->unit_first_tile[l->unit];
-	     t < l->layout->unit_first_tile[l->unit + 1]; t++)
-		has_states |= !st_lookup_reads(l, ST_ROW_M, t);
-	if (!has_states)
-		return 0;
-	return l->chunk_rows * l->cols * (2 * sizeof(float) + sizeof(int16_t));
 }
 
 /* ---- a batch ------------------------------------------------------------------------------- */
@@ -177,11 +164,11 @@ static enum step next_part(struct st_row_walk *w, struct place *out)
 	bool joins;
 
 	for (;;) {
-		while (w->array < ST_ROW_ARRAYS && w->i == w->n) {
+		while (w->array < STRATA_ARRAY_N && w->i == w->n) {
 			w->array++;
 			w->i = w->index = 0;
 		}
-		if (w->array == ST_ROW_ARRAYS)
+		if (w->array == STRATA_ARRAY_N)
 			return STEP_END;
 		if (w->index == ST_ROW_PARTS_MAX || !st_row_part(l, w->row[w->i], w->index, &p)) {
 			w->i++;
@@ -236,7 +223,7 @@ bool st_rows_next(struct st_row_walk *w, struct st_row_window *out)
 }
 
 void st_rows_locate(const struct st_lookup *l, const struct st_rows *rows, uint32_t chunk,
-		    uint64_t (*at)[ST_ROW_ARRAYS][ST_ROW_PARTS_MAX])
+		    uint64_t (*at)[STRATA_ARRAY_N][ST_ROW_PARTS_MAX])
 {
 	struct st_row_walk w;
 	struct place p;

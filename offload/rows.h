@@ -14,8 +14,8 @@
  *
  * Rows are taken in chunks. The number of chunks is fixed by the plan; a chunk beyond the rows that
  * a batch names does nothing. What is read of a chunk lies in one buffer, array by array (see
- * enum st_row_array), row by row, in windows: whole blocks of ST_ROWS_BLOCK bytes of one extent.
- * Windows of neighbouring rows that meet are one.
+ * enum strata_optim_array), row by row, in windows: whole blocks of ST_ROWS_BLOCK bytes of one
+ *extent. Windows of neighbouring rows that meet are one.
  *
  *	extent of a tile	|....[ row 7 ].....[ row 8 | row 9 ]...|
  *	blocks			|----|----|----|----|----|----|----|----|
@@ -36,9 +36,6 @@ enum { ST_ON_NVME_PARAM = 1, ST_ON_NVME_STATE = 2, ST_ON_NVME_GRAD = 4 };
 #define ST_ROWS_BLOCK     ((uint64_t)4096)
 #define ST_ROWS_CHUNK_MAX 64u
 #define ST_ROW_PARTS_MAX  2u
-
-/* What a row consists of. A format without corrections (fp32) has none. */
-enum st_row_array { ST_ROW_PARAM, ST_ROW_LO, ST_ROW_M, ST_ROW_V, ST_ROW_GRAD, ST_ROW_ARRAYS };
 
 struct st_lookup { /* of a plan */
 	const struct st_layout *layout;
@@ -63,11 +60,10 @@ struct st_lookup { /* of a plan */
 ST_MUST_CHECK int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t unit,
 				 size_t cols, size_t max_tokens, const uint8_t *on_nvme);
 
-/** st_lookup_reads() - an array of a tile of the table comes from NVMe. */
-bool st_lookup_reads(const struct st_lookup *l, enum st_row_array array, uint32_t tile);
-
-/* Private copies of a chunk's states, where some of the table's live in memory; else 0. */
-size_t st_lookup_work_bytes(const struct st_lookup *l);
+/** st_lookup_needs() - the update of a tile of the table reads this array. */
+bool st_lookup_needs(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile);
+/** st_lookup_reads() - and it comes from NVMe. */
+bool st_lookup_reads(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile);
 
 /* The rows that a batch names, and the batch as numbers of them. */
 struct st_rows {
@@ -96,8 +92,9 @@ struct st_row_part { /* elements [first, first + n) of a row: those in one tile 
 /** st_row_part() - part `index` of a row of the table. @return false: there is no such part */
 bool st_row_part(const struct st_lookup *l, uint32_t row, uint32_t index, struct st_row_part *out);
 
-struct st_row_window {           /* one read; len_bytes 0: none */
-	enum st_row_array array; /* ST_ROW_GRAD: from the scratch; else from the store */
+struct st_row_window { /* one read; len_bytes 0: none */
+	enum strata_optim_array
+		array; /* STRATA_ARRAY_GRAD: from the scratch; else from the store */
 	uint32_t tile;
 	uint64_t off_bytes, len_bytes; /* of the extent, or of the scratch's slot */
 	uint64_t at_bytes;             /* in the chunk's buffer */
@@ -124,6 +121,6 @@ bool st_rows_next(struct st_row_walk *w, struct st_row_window *out);
  *            nothing is read
  */
 void st_rows_locate(const struct st_lookup *l, const struct st_rows *rows, uint32_t chunk,
-		    uint64_t (*at)[ST_ROW_ARRAYS][ST_ROW_PARTS_MAX]);
+		    uint64_t (*at)[STRATA_ARRAY_N][ST_ROW_PARTS_MAX]);
 
 #endif

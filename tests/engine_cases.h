@@ -82,6 +82,11 @@ static inline uint64_t check_all(const struct tiny *t_plain, unsigned steps)
 		uint64_t got;
 
 		t.dtype = plain.dtype;
+		t.moments = plain.moments;
+		t.kind = plain.kind;
+		t.momentum = plain.momentum;
+		t.loss_scale = plain.loss_scale;
+		t.power = plain.power;
 		t.clip = plain.clip;
 		t.update = t.plans_modes ? ST_UPDATE_AUTO : t.update ? t.update : plain.update;
 		t.is_wide = plain.is_wide;
@@ -204,5 +209,29 @@ static inline void check_resumes(bool is_wide, unsigned steps)
 	};
 	check_resume(t, steps);
 }
+
+/* Formats and optimizers beside AdamW with fp32 moments, each with its own hash. */
+static const struct tiny formats[] = {
+	{ .dtype = ST_BF16,
+	  .moments = STRATA_MOMENTS_INT8,
+	  .clip = 0.5,
+	  .update = ST_UPDATE_DEFERRED },
+	{ .dtype = ST_F16, .power = 24, .clip = 0.5, .update = ST_UPDATE_DEFERRED },
+	{ .dtype = ST_BF16, .moments = STRATA_MOMENTS_BF16, .update = ST_UPDATE_IMMEDIATE },
+	{ .dtype = ST_BF16,
+	  .kind = STRATA_OPTIM_LION,
+	  .moments = STRATA_MOMENTS_INT8,
+	  .update = ST_UPDATE_IMMEDIATE },
+	{ .dtype = ST_F32,
+	  .kind = STRATA_OPTIM_SGD,
+	  .momentum = 0.9,
+	  .update = ST_UPDATE_IMMEDIATE },
+	{ .dtype = ST_F32, .kind = STRATA_OPTIM_SGD, .update = ST_UPDATE_IMMEDIATE },
+	{ .dtype = ST_F16,
+	  .kind = STRATA_OPTIM_ADAGRAD,
+	  .moments = STRATA_MOMENTS_BF16,
+	  .loss_scale = 512,
+	  .update = ST_UPDATE_DEFERRED },
+};
 
 #endif

@@ -19,6 +19,11 @@ enum tiny_text { TINY_MIXED, TINY_ONE, TINY_DISTINCT };
 
 struct tiny { /* what a test varies; zero is the plain case */
 	enum st_dtype dtype;
+	enum strata_optim_moments moments;
+	enum strata_optim_kind kind;
+	double momentum;
+	double loss_scale; /* fp16; 0: 2^power, dynamic */
+	unsigned power;
 	enum st_home param_home, state_home;
 	enum st_update update;
 	unsigned immediate; /* bit u: unit u updates at once, whatever `update` says */
@@ -77,14 +82,23 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 					 .vocab_size = t->is_wide ? 259 : 4111 };
 	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
 	struct st_plan_cfg plan = {
-		.dtype = t->dtype,
-		.grad_dtype = t->dtype,
+		.formats = { .dtype = t->dtype,
+			     .grad_dtype = t->dtype,
+			     .moments = t->moments,
+			     .optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
+					.kind = t->kind,
+					.beta1 = 0.9,
+					.beta2 = 0.95,
+					.eps = 1e-8,
+					.has_bias_correction = true,
+					.momentum = t->momentum,
+					.seed = 11 } },
 		.n_mb = t->n_mb ? t->n_mb : 3,
 		.n_eval_mb = 1,
 		.param_home = t->param_home,
 		.state_home = t->state_home,
 		.update = t->update,
-		.needs_norm = t->clip > 0,
+		.needs_norm = t->clip > 0 || t->dtype == ST_F16,
 		.may_speculate = t->commits,
 		.order = t->order,
 		.recompute = !t->keeps_activations,
@@ -135,12 +149,6 @@ static inline int tiny_try_engine(struct tiny_run *r, const struct tiny *t, cons
 		.checksum = true,
 		.commit_every = 1,
 		.resume = resume,
-		.optim = { .struct_bytes = sizeof(struct strata_optim_cfg),
-			   .kind = STRATA_OPTIM_ADAMW,
-			   .beta1 = 0.9,
-			   .beta2 = 0.95,
-			   .eps = 1e-8,
-			   .has_bias_correction = true },
 		.weight_decay = 0.1,
 		.clip = t->clip,
 		.always_speculates = true,
@@ -148,6 +156,17 @@ static inline int tiny_try_engine(struct tiny_run *r, const struct tiny *t, cons
 		.fill = tiny_fill,
 	};
 
+	const struct strata_loss_scale_cfg scale = {
+		.struct_bytes = sizeof(scale),
+		.fixed = t->dtype == ST_F16 ? t->loss_scale : 1,
+		.initial_power = t->power,
+		.window = 3,
+		.hysteresis = 1,
+		.min_scale = 1,
+	};
+
+	CK(strata_loss_scale_init(&cfg.loss_scale, &scale));
+	cfg.scales_loss = t->dtype == ST_F16;
 	cfg.aio.backend = t->backend ? t->backend : "auto";
 	if (t->aio)
 		cfg.aio = *t->aio;

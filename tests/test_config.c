@@ -227,7 +227,7 @@ START_TEST(defaults_are_deepspeeds)
 	ck_assert_int_eq(c->offload_param, ST_OFFLOAD_NONE);
 	ck_assert_int_eq(c->offload_optimizer, ST_OFFLOAD_NONE);
 	ck_assert_str_eq(c->optimizer.type, "AdamW");
-	ck_assert_int_eq(c->optimizer.kind, ST_ADAM_ADAMW);
+	ck_assert_int_eq(c->optimizer.kind, STRATA_OPTIM_ADAMW);
 	ck_assert(c->optimizer.lr == 1e-3 && c->optimizer.eps == 1e-8);
 	ck_assert(c->optimizer.betas[0] == 0.9 && c->optimizer.betas[1] == 0.999);
 	ck_assert(c->optimizer.weight_decay == 0 && c->optimizer.bias_correction);
@@ -270,7 +270,7 @@ START_TEST(values_are_taken)
 		NULL);
 
 	ck_assert_uint_eq(c->micro_batch, 8);
-	ck_assert_int_eq(c->optimizer.kind, ST_ADAM_L2);
+	ck_assert_int_eq(c->optimizer.kind, STRATA_OPTIM_ADAM);
 	ck_assert_str_eq(c->optimizer.type, "Adam");
 	ck_assert(c->optimizer.lr == 2e-4 && c->optimizer.betas[1] == 0.95);
 	ck_assert_int_eq(c->dtype, ST_BF16);
@@ -476,9 +476,12 @@ static const struct {
 	{ MIN, "train_batch_size.x=1",
 	  "--set train_batch_size.x=1: \"train_batch_size\" is not an object" },
 	{ MIN, "optimizer.type=Lamb",
-	  "--set optimizer.type=Lamb: \"Lamb\" is not supported: only AdamW and Adam are "
-	  "built "
-	  "in; choose from \"AdamW\", \"Adam\"" },
+	  "--set optimizer.type=Lamb: \"Lamb\" is not supported: AdamW, Adam, Adagrad, "
+	  "Lion and SGD are built in; choose from \"AdamW\", \"Adam\", \"Adagrad\", \"Lion\", "
+	  "\"SGD\"" },
+	{ MIN, "optimizer.params.momentum=0.9",
+	  "--set optimizer.params.momentum=0.9: is no parameter of AdamW, which is "
+	  "optimizer.type; leave it out" },
 	{ MIN, "optimizer.params.betas=[0.9, 1]",
 	  "--set optimizer.params.betas=[0.9, 1]: must be below 1, not the number 1" },
 	{ MIN, "optimizer.params.eps=0",
@@ -497,10 +500,9 @@ static const struct {
 	  "--set zero_optimization={\"stage\": 3, \"offload_param\": {\"devi...: "
 	  "zero_optimization.offload_param.device: nvme needs a directory; add "
 	  "\"nvme_path\": \"DIR\" beside it" },
-	{ MIN, "fp16.enabled=true",
-	  "--set fp16.enabled=true: not supported here: fp16 is not supported; use "
-	  "\"bf16\": "
-	  "{\"enabled\": true}" },
+	{ MIN, "data_types.grad_accum_dtype=fp16",
+	  "--set data_types.grad_accum_dtype=fp16: fp16 does not go with training in fp32; "
+	  "choose fp32 or leave it out" },
 	{ MIN, "strata.optimizer.update=immediate",
 	  "--set strata.optimizer.update=immediate: immediate needs gradient_clipping 0: "
 	  "the norm "

@@ -52,8 +52,9 @@ static struct cost predict(const struct st_model *m, enum st_update update, doub
 			   bool commits, double flush_ns)
 {
 	struct st_plan_cfg cfg = { .model = m,
-				   .dtype = ST_BF16,
-				   .grad_dtype = ST_BF16,
+				   .formats = { .dtype = ST_BF16,
+						.grad_dtype = ST_BF16,
+						.optim = STRATA_OPTIM_CFG_DEFAULT },
 				   .n_mb = 1,
 				   .param_home = ST_HOME_NVME,
 				   .state_home = ST_HOME_NVME,

@@ -138,6 +138,12 @@ START_TEST(the_first_block_does_not_wait_for_the_table)
 END_TEST
 
 /* A table that the last stage does not use is updated before the loss all the same. */
+START_TEST(one_hash_for_each_format)
+{
+	check_all(&formats[_i], STEPS);
+}
+END_TEST
+
 START_TEST(an_untied_table_is_updated_before_the_commit)
 {
 	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_DEFERRED };
@@ -260,6 +266,7 @@ int main(void)
 	tcase_add_test(t, one_hash_without_clipping);
 	tcase_add_test(t, one_hash_with_clipping);
 	tcase_add_test(t, one_hash_in_fp32);
+	tcase_add_loop_test(t, one_hash_for_each_format, 0, 2);
 	tcase_add_test(t, the_first_block_does_not_wait_for_the_table);
 	tcase_add_test(t, an_untied_table_is_updated_before_the_commit);
 	tcase_add_test(t, looking_ahead_changes_nothing);

@@ -1323,7 +1323,13 @@ static struct st_plan *small_plan(const struct st_model *m, uint32_t i, bool is_
 						 { ST_HOME_NVME, ST_HOME_HOST },
 						 { ST_HOME_DEVICE, ST_HOME_NVME } };
 	struct st_plan_cfg cfg = {
-		.model = m, .dtype = ST_BF16, .grad_dtype = ST_BF16, .n_mb = 3, .n_eval_mb = 1
+		.model = m,
+		.formats = { .dtype = ST_BF16,
+			     .grad_dtype = ST_BF16,
+			     .moments = i % 3,
+			     .optim = STRATA_OPTIM_CFG_DEFAULT },
+		.n_mb = 3,
+		.n_eval_mb = 1
 	};
 	struct st_plan *plan = NULL;
 

@@ -21,54 +21,106 @@ struct table {
 	struct st_layout *layout;
 };
 
-static void table_init(struct table *t, size_t rows, size_t cols, enum st_dtype dtype)
+static void table_init(struct table *t, size_t rows, size_t cols, enum st_dtype dtype,
+		       enum strata_optim_moments moments)
 {
+	const struct st_formats formats = { .dtype = dtype,
+					    .grad_dtype = dtype,
+					    .moments = moments,
+					    .optim = STRATA_OPTIM_CFG_DEFAULT };
+
 	memset(t, 0, sizeof(*t));
 	t->tensor = (struct st_tensor_desc){
 		.name = "table", .n_dims = 2, .dims = { rows, cols }, .elems = rows * cols
 	};
 	t->unit = (struct st_unit_desc){ .name = "table", .tensors = &t->tensor, .n_tensors = 1 };
-	t->unit.elems = (rows * cols + STRATA_NUMERIC_TILE - 1) / STRATA_NUMERIC_TILE * STRATA_NUMERIC_TILE;
+	t->unit.elems =
+		(rows * cols + STRATA_NUMERIC_TILE - 1) / STRATA_NUMERIC_TILE * STRATA_NUMERIC_TILE;
 	t->model = (struct st_model){ .units = &t->unit, .n_units = 1 };
-	ck_assert_int_eq(st_layout_create(&t->layout, &t->model, dtype, dtype), 0);
+	ck_assert_int_eq(st_layout_create(&t->layout, &t->model, &formats), 0);
 }
 
 static uint64_t extent_bytes(const struct table *t, const struct st_row_window *w)
 {
-	if (w->array == ST_ROW_GRAD)
+	bool is_param =
+		w->array == (t->layout->dtype == ST_F16 ? STRATA_ARRAY_LOW : STRATA_ARRAY_PARAM);
+
+	if (w->array == STRATA_ARRAY_GRAD)
 		return st_tile_grad_bytes(t->layout, w->tile);
-	return t->layout->extent_bytes[2 * w->tile + (w->array != ST_ROW_PARAM)];
+	return t->layout->extent_bytes[2 * w->tile + !is_param];
 }
 
-/* Where a part's bytes lie in its extent, worked out from the layout apart from the code tested. */
-static uint64_t expected_off(const struct table *t, unsigned array, const struct st_row_part *p)
+/* Bytes of an element of an array, worked out apart from the code tested; 0: there is none, or the
+ * update does not read it. Scales: per block. */
+static size_t elem_bytes(const struct table *t, unsigned array)
 {
-	size_t eb = st_dtype_bytes(t->layout->dtype), n = t->layout->tiles[p->tile].elems;
-	char *base = (char *)(uintptr_t)(1u << 20);
-	int16_t *lo;
-	float *m, *v;
+	static const size_t moment[] = {
+		[STRATA_MOMENTS_F32] = 4, [STRATA_MOMENTS_BF16] = 2, [STRATA_MOMENTS_INT8] = 1
+	};
+	enum st_dtype dtype = t->layout->dtype;
 
-	ck_assert_uint_le(p->tile_elem + p->n, n);
-	st_tile_state_arrays(t->layout, p->tile, base, &lo, &m, &v);
 	switch (array) {
-	case ST_ROW_LO:
-		return (uint64_t)((char *)(lo + p->tile_elem) - base);
-	case ST_ROW_M:
-		return (uint64_t)((char *)(m + p->tile_elem) - base);
-	case ST_ROW_V:
-		return (uint64_t)((char *)(v + p->tile_elem) - base);
-	default: /* in these tests gradients have the parameters' dtype */
-		return p->tile_elem * eb;
+	case STRATA_ARRAY_PARAM:
+		return dtype == ST_BF16 ? 2 : 4;
+	case STRATA_ARRAY_LOW:
+		return dtype == ST_BF16 ? 2 : 0;
+	case STRATA_ARRAY_M:
+	case STRATA_ARRAY_V:
+		return moment[t->layout->formats.moments];
+	case STRATA_ARRAY_GRAD:
+		return dtype == ST_F32 ? 4 : 2;
+	default:
+		return t->layout->formats.moments == STRATA_MOMENTS_INT8 ? 4 : 0;
 	}
 }
 
-#define WINDOWS_MAX (ST_ROWS_CHUNK_MAX * ST_ROW_ARRAYS * ST_ROW_PARTS_MAX)
+/* Where a part's bytes lie in its extent: [off, off + len). */
+static uint64_t expected_off(const struct table *t, unsigned array, const struct st_row_part *p,
+			     uint64_t *len)
+{
+	const uint64_t gap = 21 * 64, n = t->layout->tiles[p->tile].elems;
+	size_t b = elem_bytes(t, array), m = elem_bytes(t, STRATA_ARRAY_M);
+	enum st_dtype dtype = t->layout->dtype;
+	uint64_t master = n * (dtype == ST_BF16 ? 2 : dtype == ST_F16 ? 4 : 0);
+	uint64_t m_at = gap + master + gap, v_at = m_at + n * m + gap, scales = v_at + n * m;
+	uint64_t block = p->tile_elem / 128, end = (p->tile_elem + p->n + 127) / 128;
+
+	ck_assert_uint_le(p->tile_elem + p->n, n);
+	*len = p->n * b;
+	switch (array) {
+	case STRATA_ARRAY_PARAM:
+		return (dtype == ST_F16 ? gap : 0) + p->tile_elem * b;
+	case STRATA_ARRAY_LOW:
+		return gap + p->tile_elem * b;
+	case STRATA_ARRAY_M:
+		return m_at + p->tile_elem * b;
+	case STRATA_ARRAY_V:
+		return v_at + p->tile_elem * b;
+	case STRATA_ARRAY_GRAD:
+		return p->tile_elem * b;
+	default:
+		*len = (end - block) * b;
+		return scales + block * b + (array == STRATA_ARRAY_V_SCALE ? n / 128 * b : 0);
+	}
+}
+
+#define WINDOWS_MAX (ST_ROWS_CHUNK_MAX * STRATA_ARRAY_N * ST_ROW_PARTS_MAX)
+
+static bool is_read(const struct table *t, const struct st_lookup *l, unsigned array, uint32_t tile)
+{
+	bool in_param = array == STRATA_ARRAY_PARAM && t->layout->dtype != ST_F16;
+
+	return elem_bytes(t, array) &&
+	       l->on_nvme[tile] & (in_param                     ? ST_ON_NVME_PARAM
+				   : array == STRATA_ARRAY_GRAD ? ST_ON_NVME_GRAD
+								: ST_ON_NVME_STATE);
+}
 
 /* Every part lies whole in one window, at the place that locate() says. */
 static void check_parts(const struct table *t, const struct st_lookup *l, const struct st_rows *r,
 			uint32_t chunk, const struct st_row_window *w, uint32_t n_windows)
 {
-	static uint64_t at[ST_ROWS_CHUNK_MAX][ST_ROW_ARRAYS][ST_ROW_PARTS_MAX];
+	static uint64_t at[ST_ROWS_CHUNK_MAX][STRATA_ARRAY_N][ST_ROW_PARTS_MAX];
 	uint32_t first = chunk * l->chunk_rows;
 	struct st_row_part p;
 
@@ -79,19 +131,16 @@ static void check_parts(const struct table *t, const struct st_lookup *l, const 
 		for (uint32_t k = 0; st_row_part(l, r->row[first + i], k, &p); k++) {
 			ck_assert_uint_eq(p.first, elems);
 			elems += p.n;
-			for (unsigned a = 0; a < ST_ROW_ARRAYS; a++) {
-				uint64_t off = expected_off(t, a, &p), len = p.n * sizeof(float);
+			for (unsigned a = 0; a < STRATA_ARRAY_N; a++) {
+				uint64_t len, off = expected_off(t, a, &p, &len);
 				uint32_t hits = 0;
 
-				if (a == ST_ROW_LO ||
-				    (a != ST_ROW_M && a != ST_ROW_V && t->layout->dtype == ST_BF16))
-					len = p.n * 2;
 				for (uint32_t j = 0; j < n_windows; j++)
 					hits += w[j].array == a && w[j].tile == p.tile &&
 						w[j].off_bytes <= off &&
 						off + len <= w[j].off_bytes + w[j].len_bytes &&
 						at[i][a][k] - w[j].at_bytes == off - w[j].off_bytes;
-				ck_assert_uint_eq(hits, st_lookup_reads(l, a, p.tile));
+				ck_assert_uint_eq(hits, is_read(t, l, a, p.tile));
 			}
 		}
 		ck_assert_uint_eq(elems, l->cols);
@@ -137,7 +186,8 @@ static void fill_tokens(const struct st_lookup *l, unsigned kind, int32_t *token
 	}
 }
 
-static void check_table(size_t rows, size_t cols, enum st_dtype dtype, unsigned reads)
+static void check_table(size_t rows, size_t cols, enum st_dtype dtype,
+			enum strata_optim_moments moments, unsigned reads)
 {
 	struct st_lookup l;
 	struct st_rows r;
@@ -146,7 +196,7 @@ static void check_table(size_t rows, size_t cols, enum st_dtype dtype, unsigned 
 
 	uint8_t *on_nvme;
 
-	table_init(&t, rows, cols, dtype);
+	table_init(&t, rows, cols, dtype, moments);
 	on_nvme = calloc(t.layout->n_tiles, 1);
 	ck_assert_ptr_nonnull(on_nvme);
 	for (uint32_t i = 0; i < t.layout->n_tiles; i++) /* bit 3: every other tile only */
@@ -192,8 +242,11 @@ START_TEST(windows_hold_every_part)
 
 	for (size_t i = 0; i < ST_ARRAY_LEN(shapes); i++)
 		for (unsigned reads = 0; reads < 16; reads++) {
-			check_table(shapes[i][0], shapes[i][1], ST_BF16, reads);
-			check_table(shapes[i][0], shapes[i][1], ST_F32, reads);
+			check_table(shapes[i][0], shapes[i][1], ST_BF16, STRATA_MOMENTS_F32, reads);
+			check_table(shapes[i][0], shapes[i][1], ST_BF16, STRATA_MOMENTS_INT8,
+				    reads);
+			check_table(shapes[i][0], shapes[i][1], ST_F16, STRATA_MOMENTS_BF16, reads);
+			check_table(shapes[i][0], shapes[i][1], ST_F32, STRATA_MOMENTS_F32, reads);
 		}
 }
 END_TEST
@@ -205,14 +258,14 @@ START_TEST(two_chunks_fit_where_a_tile_does)
 	struct table t;
 
 	memset(all, ST_ON_NVME_PARAM | ST_ON_NVME_STATE | ST_ON_NVME_GRAD, sizeof(all));
-	table_init(&t, 50257, 768, ST_BF16);
+	table_init(&t, 50257, 768, ST_BF16, STRATA_MOMENTS_F32);
 	ck_assert_uint_le(t.layout->n_tiles, sizeof(all));
 	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, 768, 2048, all), 0);
 	ck_assert_uint_le(2 * l.chunk_bytes, st_tile_state_bytes(t.layout, 0));
 	ck_assert_uint_ge(l.chunk_rows, 16);
 	/* A row longer than a tile has no place here; a table that is none is refused. */
 	st_layout_destroy(t.layout);
-	table_init(&t, 2, ST_STORAGE_TILE + 8, ST_BF16);
+	table_init(&t, 2, ST_STORAGE_TILE + 8, ST_BF16, STRATA_MOMENTS_F32);
 	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, ST_STORAGE_TILE + 8, 4, all), 0);
 	ck_assert_uint_eq(l.n_chunks, 0);
 	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, 8, 4, all), -EINVAL);
@@ -229,7 +282,7 @@ START_TEST(a_token_that_is_no_row_is_named)
 	struct st_lookup l;
 	struct table t;
 
-	table_init(&t, 7, 8, ST_BF16);
+	table_init(&t, 7, 8, ST_BF16, STRATA_MOMENTS_F32);
 	ck_assert_int_eq(st_lookup_init(&l, t.layout, 0, 8, 4, none), 0);
 	ck_assert_int_eq(st_rows_find(&l, &r, tokens, number), 0);
 	tokens[2] = 7;

@@ -79,6 +79,9 @@ struct strata_metrics { /* of one step */
 	double loss;        /* mean over all tokens of the step, nats */
 	double grad_norm;   /* global, before clipping */
 	double clip_factor; /* 1: not clipped */
+	double loss_scale;  /* 1 without fp16 */
+	bool skipped;       /* fp16: a gradient overflowed, so the step changed nothing */
+	bool rolled_back;   /* units were updated inside backward, in vain: the step clipped */
 	double lr;
 	double tokens_per_s;                        /* of this step, wall time */
 	int64_t step_ns, compute_wait_ns;           /* wall; of that the compute unit was idle */
