@@ -257,16 +257,37 @@ INSTANCES(cross_entropy, (size_t vocab, void *logits, size_t target, float *loss
 
 #if VL >= 8
 
+ST_INLINE __m256 widen8(enum st_dtype dt, __m128i u)
+{
+	if (dt == ST_F16)
+		return _mm256_cvtph_ps(u);
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(u), 16));
+}
+
 ST_INLINE __m256 load8(enum st_dtype dt, const void *p)
 {
-	__m256i u;
-
 	if (dt == ST_F32)
 		return _mm256_loadu_ps(p);
-	if (dt == ST_F16)
-		return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-	u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
-	return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+	return widen8(dt, _mm_loadu_si128((const __m128i *)p));
+}
+
+/* The first w (4 or 6) of them, without a look beyond. */
+ST_INLINE __m256 load_first(enum st_dtype dt, const void *p, size_t w)
+{
+	const char *rest = (const char *)p + 4 * st_dtype_bytes(dt);
+	__m128i u;
+	int two;
+
+	if (dt == ST_F32) {
+		u = w == 6 ? _mm_loadl_epi64((const __m128i *)rest) : _mm_setzero_si128();
+		return _mm256_set_m128(_mm_castsi128_ps(u), _mm_loadu_ps(p));
+	}
+	u = _mm_loadl_epi64((const __m128i *)p);
+	if (w == 6) {
+		memcpy(&two, rest, sizeof(two));
+		u = _mm_insert_epi32(u, two, 2);
+	}
+	return widen8(dt, u);
 }
 
 ST_INLINE void transpose8(__m256 r[8])
@@ -339,33 +360,45 @@ ST_INLINE void pack_row(enum st_dtype dt, const void *row, size_t cols, float *d
 		dst[j] = j < cols ? st_elem_f32(dt, row, j) : 0.0f;
 }
 
-/* Panels of src [kc, cols]: dst[g][k][j] = src[k * ld + g * width + j], 0 beyond cols. All panels
- * of one k before the next, so that each row of src is read once and in order. */
+/* width elements of one row of src into one row of a panel; width a multiple of VL, 6 or 12. */
+ST_INLINE void pack_whole_row(enum st_dtype dt, const void *row, float *dst, size_t width)
+{
+	size_t j = 0;
+
+#if VL >= 8
+	if (width % 8) {
+		for (; j + 8 <= width; j += 8)
+			_mm256_storeu_ps(dst + j, load8(dt, at(dt, row, j)));
+		store_first(dst + j, load_first(dt, at(dt, row, j), width - j), width - j);
+		return;
+	}
+#endif
+#pragma GCC unroll 4
+	for (; j + VL <= width; j += VL)
+		vf_store(dst + j, vf_get(dt, row, j, width));
+}
+
+/* Panels of src [kc, cols]: dst[g][k][j] = src[k * ld + g * width + j], 0 beyond cols. A few rows
+ * of all panels, then the next: their lines of src are read once, and each panel is written in
+ * pieces of several lines. */
 ST_INLINE void pack_cols(enum st_dtype dt, const void *src, size_t ld, size_t cols, size_t kc,
 			 float *dst, size_t width)
 {
-	for (size_t k = 0; k < kc; k++) {
-		const void *row = at(dt, src, k * ld);
-		float *d = dst + k * width;
+	const size_t block = 8;
 
-		for (size_t g = 0; g < cols; g += width, d += kc * width) {
-			const void *r = at(dt, row, g);
+	for (size_t k0 = 0; k0 < kc; k0 += block) {
+		size_t end = k0 + block < kc ? k0 + block : kc;
 
-			if (width % VL == 0 && g + width <= cols) {
-#pragma GCC unroll 4
-				for (size_t j = 0; j < width; j += VL)
-					vf_store(d + j, vf_get(dt, r, j, width));
-				continue;
+		for (size_t g = 0; g < cols; g += width) {
+			for (size_t k = k0; k < end; k++) {
+				const void *row = at(dt, src, k * ld + g);
+				float *d = dst + g * kc + k * width;
+
+				if (g + width <= cols && (VL >= 8 || width % VL == 0))
+					pack_whole_row(dt, row, d, width);
+				else
+					pack_row(dt, row, cols - g, d, width);
 			}
-#if VL >= 8
-			if (width % 8 && g + round_up(width, 8) <= cols) {
-#pragma GCC unroll 2
-				for (size_t j = 0; j < width; j += 8)
-					store_first(d + j, load8(dt, at(dt, r, j)), width - j);
-				continue;
-			}
-#endif
-			pack_row(dt, r, cols - g, d, width);
 		}
 	}
 }
@@ -525,6 +558,15 @@ typedef void finish_fn(const struct st_gemm_tile *t, size_t row, size_t col, siz
 
 static finish_fn *const finish_to[ST_DTYPE_COUNT] = EACH_DTYPE(finish);
 
+/* Rows row .. row + MR of `rows` fetch their part of what all of them need next. */
+ST_INLINE void prefetch_part(const float *p, size_t floats, size_t row, size_t rows)
+{
+	size_t end = row + MR < rows ? (row + MR) * floats / rows : floats;
+
+	for (size_t i = row * floats / rows; i < end; i += 64 / sizeof(float))
+		__builtin_prefetch(p + i, 0, 2);
+}
+
 /* One cut: into sum, or, after the last cut, through finish(). */
 static void gemm_cut(const struct st_gemm_tile *t, size_t k0, size_t kc, float *sum)
 {
@@ -533,12 +575,17 @@ static void gemm_cut(const struct st_gemm_tile *t, size_t k0, size_t kc, float *
 
 	for (size_t col = 0; col < t->cols; col += NR) { /* one panel of B stays in L1 */
 		const float *b = t->b + col * t->kc + k0 * NR;
+		/* from L3 while this panel computes: the next one, or the next cut's first */
+		const float *next = col + NR < t->cols ? b + t->kc * NR : t->b + (k0 + kc) * NR;
+		bool has_next = col + NR < t->cols || !is_last;
 
 		for (size_t row = 0; row < t->rows; row += MR) {
 			size_t mr = t->rows - row < MR ? t->rows - row : MR;
 			const float *a = t->a + row * t->kc + k0 * MR;
 			float *s = sum + row * ST_GEMM_N_TILE + col;
 
+			if (has_next)
+				prefetch_part(next, kc * NR, row, t->rows);
 			if (!is_last) {
 				micro_col[mr](kc, a, MR, b, NR, s, ST_GEMM_N_TILE, k0 > 0);
 				continue;

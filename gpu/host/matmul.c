@@ -18,10 +18,11 @@
 #include "gpu/host/host.h"
 #include "gpu/host/onednn.h"
 
-#define M_CHUNK    2048u
-#define N_CHUNK    1536u
-#define K_CHUNK    1024u
-#define PACK_GROUP 4u /* panels packed at a time: their source shares cache lines */
+#define M_CHUNK 2048u
+#define N_CHUNK 1536u
+#define K_CHUNK 1024u
+#define A_GROUP 8u /* panels packed at a time: their source shares cache lines */
+#define B_GROUP 4u
 
 struct plan {              /* of one product, from its sizes alone */
 	size_t kc, chunks; /* depth of a chunk, number of chunks */
@@ -73,7 +74,7 @@ struct chunk { /* of m, n and k */
 static void pack_a_group(const struct chunk *c, size_t row)
 {
 	const struct st_matmul *mm = c->mm;
-	size_t group = PACK_GROUP * c->k->mr, rows = c->m - row < group ? c->m - row : group;
+	size_t group = A_GROUP * c->k->mr, rows = c->m - row < group ? c->m - row : group;
 	const void *src = mm->trans_a ? element(mm->a, mm->a_dtype, c->k0, mm->lda, c->m0 + row)
 				      : element(mm->a, mm->a_dtype, c->m0 + row, mm->lda, c->k0);
 
@@ -83,7 +84,7 @@ static void pack_a_group(const struct chunk *c, size_t row)
 static void pack_b_group(const struct chunk *c, size_t col)
 {
 	const struct st_matmul *mm = c->mm;
-	size_t group = PACK_GROUP * c->k->nr, cols = c->n - col < group ? c->n - col : group;
+	size_t group = B_GROUP * c->k->nr, cols = c->n - col < group ? c->n - col : group;
 	const void *src = mm->trans_b ? element(mm->b, mm->b_dtype, c->n0 + col, mm->ldb, c->k0)
 				      : element(mm->b, mm->b_dtype, c->k0, mm->ldb, c->n0 + col);
 
@@ -110,7 +111,7 @@ static void run_tile(const struct chunk *c, size_t row, size_t col)
 
 static void run_chunk(struct chunk *c, unsigned threads)
 {
-	size_t a_group = PACK_GROUP * c->k->mr, b_group = PACK_GROUP * c->k->nr;
+	size_t a_group = A_GROUP * c->k->mr, b_group = B_GROUP * c->k->nr;
 
 #pragma omp parallel num_threads(threads)
 	{
