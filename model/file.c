@@ -2,6 +2,7 @@
 /* model/file.c - careful opens and reads, and files that appear whole or not at all. */
 #include "model/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -401,4 +402,28 @@ void st_outfile_abort(struct st_outfile *o)
 	free(o->path);
 	*o = (struct st_outfile){ .fd = -1, .dirfd = -1 };
 	errno = kept;
+}
+
+static bool is_temporary(const char *name)
+{
+	static const char before[] = ".strata-", after[] = ".tmp";
+	size_t digits;
+
+	if (strncmp(name, before, strlen(before)))
+		return false;
+	name += strlen(before);
+	digits = strspn(name, "0123456789abcdef");
+	return digits == 16 && !strcmp(name + digits, after);
+}
+
+void st_outfile_sweep(const char *dir)
+{
+	DIR *d = opendir(dir);
+	struct dirent *e;
+
+	while (d && (e = readdir(d)))
+		if (is_temporary(e->d_name))
+			(void)unlinkat(dirfd(d), e->d_name, 0);
+	if (d)
+		closedir(d);
 }

@@ -83,4 +83,8 @@ ST_MUST_CHECK int st_outfile_commit(struct st_outfile *o);
 /** st_outfile_abort() - leave nothing; `path` stays as it was. Errno and last error are kept. */
 void st_outfile_abort(struct st_outfile *o);
 
+/** st_outfile_sweep() - remove the temporary names that writers left in dir who were killed between
+ *  naming a file and putting it in place. Nobody may be writing there. */
+void st_outfile_sweep(const char *dir);
+
 #endif

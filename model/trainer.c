@@ -157,6 +157,8 @@ static int finish_removal(struct strata_trainer *t, const char *dir)
 		return rc;
 	rc = st_output_lock(&t->lock_fd, dir, true);
 	if (!rc)
+		st_outfile_sweep(dir);
+	if (!rc)
 		rc = st_output_read_run(dir, ST_OUTPUT_REMOVED, t->run_json);
 	if (!rc)
 		rc = st_engine_remove_store(t->run_json);
@@ -182,6 +184,8 @@ static int take_output(struct strata_trainer *t, bool resumes)
 		rc = make_dirs(t, dir);
 	if (!rc)
 		rc = st_output_lock(&t->lock_fd, dir, true);
+	if (!rc)
+		st_outfile_sweep(dir);
 	if (rc || resumes)
 		return rc;
 	if (access(path, F_OK) == 0)

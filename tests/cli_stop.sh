@@ -41,9 +41,11 @@ for signal in TERM INT; do
 	[ "$stopped" = "$(value step step "by-$signal.txt" | tail -n 1)" ] ||
 		fail "stopped at step $stopped, which was not the last one reported"
 	total=$((stopped + 2))
+	touch "by-$signal/.strata-0123456789abcdef.tmp" # as a kill in the middle of a rename leaves it
 	resumed=$(hash_of "by-$signal" $total --resume)
 	[ "$resumed" = "$(hash_of "whole-$signal" $total)" ] ||
 		fail "SIG$signal after step $stopped and resumed: another state"
+	[ ! -e "by-$signal/.strata-0123456789abcdef.tmp" ] || fail 'a temporary name is left'
 done
 
 # Two signals at once, as timeout sends them, are one request to stop.
