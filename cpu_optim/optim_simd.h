@@ -271,6 +271,7 @@ VEC_INLINE void vec_encode_block(const struct vec_block *b, struct st_random key
 	for (size_t k = 0; k < VEC_PER_BLOCK; k += 4) {
 		vi m[4], v[4];
 
+#pragma GCC unroll 4 /* else m and v go through memory */
 		for (size_t j = 0; j < 4; j++) {
 			vi random = vec_random(key, elem + (uint32_t)((k + j) * VLEN));
 
