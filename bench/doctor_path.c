@@ -259,7 +259,7 @@ static void drive_facts(struct st_doctor *d, const struct path *p)
 
 /* ---- rates --------------------------------------------------------------------------------- */
 
-static void rate_fact(struct st_doctor *d, const struct path *p, const char *name,
+static void rate_fact(struct st_doctor *d, const struct path *p, const char *name, unsigned depth,
 		      const struct st_load_result *r)
 {
 	double gbps = st_load_gbps(r);
@@ -276,18 +276,17 @@ static void rate_fact(struct st_doctor *d, const struct path *p, const char *nam
 					 "measures it at length"
 				       : NULL,
 			       "%.2f GB/s%s (%s, blocks of 1 MiB, depth %u, %.1f s)", gbps,
-			       p->is_direct ? "" : " through the page cache", r->backend,
-			       MEASURE_DEPTH, (double)r->elapsed_ns * 1e-9);
+			       p->is_direct ? "" : " through the page cache", r->backend, depth,
+			       (double)r->elapsed_ns * 1e-9);
 	st_doctor_real(d, "gbps", gbps);
 	st_doctor_text(d, "backend", r->backend);
 }
 
 /* Writes first: what was never written is read without touching the drive. */
-static int measure_area(struct st_doctor *d, const struct path *p, struct st_area *a)
+static int measure_area(struct st_doctor *d, const struct path *p, struct st_area *a,
+			unsigned depth)
 {
-	struct st_load load = { .op = ST_LOAD_WRITE,
-				.depth = MEASURE_DEPTH,
-				.aio = ST_AIO_CFG_DEFAULT };
+	struct st_load load = { .op = ST_LOAD_WRITE, .depth = depth, .aio = ST_AIO_CFG_DEFAULT };
 	struct st_load_result *r = calloc(1, sizeof(*r));
 	int rc = r ? 0 : st_fail(-ENOMEM, "measuring");
 
@@ -297,12 +296,12 @@ static int measure_area(struct st_doctor *d, const struct path *p, struct st_are
 	if (!rc && r->elapsed_ns < MEASURE_NS) /* the first pass of a slow drive was long enough */
 		rc = st_area_run(a, &load, r);
 	if (!rc)
-		rate_fact(d, p, "write", r);
+		rate_fact(d, p, "write", depth, r);
 	load.op = ST_LOAD_READ;
 	if (!rc)
 		rc = st_area_run(a, &load, r);
 	if (!rc)
-		rate_fact(d, p, "read", r);
+		rate_fact(d, p, "read", depth, r);
 	free(r);
 	return rc;
 }
@@ -310,13 +309,15 @@ static int measure_area(struct st_doctor *d, const struct path *p, struct st_are
 static void measure(struct st_doctor *d, const struct path *p)
 {
 	uint64_t size = p->free_bytes / 4 < MEASURE_BYTES ? p->free_bytes / 4 : MEASURE_BYTES;
+	uint64_t half = size / MEASURE_BLOCK / 2; /* a load may have no more blocks in flight */
+	unsigned depth = half < MEASURE_DEPTH ? (unsigned)half : MEASURE_DEPTH;
 	const struct st_area_cfg cfg = {
 		.paths = &p->name,
 		.n_paths = 1,
 		.size_bytes = size,
 		.block_bytes = MEASURE_BLOCK,
 		.is_raw = true,
-		.depth_max = MEASURE_DEPTH,
+		.depth_max = depth,
 		.stop = &st_signal,
 	};
 	struct st_area *a = NULL;
@@ -329,7 +330,7 @@ static void measure(struct st_doctor *d, const struct path *p)
 	}
 	rc = st_area_open(&a, &cfg);
 	if (!rc)
-		rc = measure_area(d, p, a);
+		rc = measure_area(d, p, a, depth);
 	st_area_close(a);
 	if (rc && rc != -EINTR)
 		st_doctor_fact(d, "rates", ST_MARK_FAIL, "training would fail in the same way",
@@ -341,10 +342,6 @@ static void measure(struct st_doctor *d, const struct path *p)
 static const char *open_advice(int err)
 {
 	switch (err) {
-	case ENOENT:
-		return "create it, or name another";
-	case ENOTDIR:
-		return "name a directory";
 	case EROFS:
 		return "mount it for writing, or name another";
 	case EACCES:
@@ -365,8 +362,11 @@ void st_doctor_path(struct st_doctor *d, const char *path)
 
 	st_doctor_section(d, "path %s", path);
 	if (stat(path, &st) || (!S_ISDIR(st.st_mode) && (errno = ENOTDIR))) {
-		st_doctor_fact(d, "directory", ST_MARK_FAIL, open_advice(errno), "%s",
-			       strerror(errno));
+		st_doctor_fact(d, "directory", ST_MARK_FAIL,
+			       errno == ENOENT    ? "create it, or name another"
+			       : errno == ENOTDIR ? "name a directory"
+						  : open_advice(errno),
+			       "%s", strerror(errno));
 		return;
 	}
 	p.has_mount = st_machine_mount("", path, &p.mount);

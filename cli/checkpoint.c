@@ -794,7 +794,7 @@ static const struct st_opt verify_options[] = {
 static const struct st_opt export_options[] = {
 	DIR_OPERAND,
 	{ "output", ST_OPT_TEXT, .metavar = "DIR", OFF(output),
-	  .help = "where model.safetensors and config.json go" },
+	  .help = "where model.safetensors and config.json go; needed" },
 	{ "step", ST_OPT_UINT, .metavar = "N", .min = 1, OFF(step),
 	  .help = "the state of that step (the current one)" },
 	{ "dtype", ST_OPT_WORD, .metavar = "TYPE", .words = dtype_words, OFF(dtype),
