@@ -9,6 +9,7 @@
 #include "nvme/scratch.h"
 
 #include <grp.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 
 #define NOBODY 65534u
@@ -77,6 +78,19 @@ static int plant_directory(void)
 	return mkdir(at_json, 0700) || mkfifo(sub, 0600) ? 1 : 0;
 }
 
+/* As private as ours, and a plain file in it: only its owner is wrong. */
+static int plant_store(void)
+{
+	char sub[200];
+	int fd;
+
+	snprintf(sub, sizeof(sub), "%s/data", at_json);
+	if (mkdir(at_json, 0700))
+		return 1;
+	fd = open(sub, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	return fd < 0 || ftruncate(fd, 64 << 20) ? 2 : 0;
+}
+
 static int plant_fifo(void)
 {
 	return mkfifo(at_json, 0666) ? 1 : 0;
@@ -118,7 +132,13 @@ static void make_victim(void)
 /* What another user leaves where we work: not followed, not waited for, not removed, not used. */
 START_TEST(nothing_planted_is_followed)
 {
-	int (*const plants[])(void) = { plant_link, plant_directory, plant_fifo };
+	static const struct {
+		int (*plant)(void);
+		const char *reason;
+	} plants[] = { { plant_link, "cannot be opened" },
+		       { plant_directory, "belongs to user 65534" },
+		       { plant_store, "belongs to user 65534" },
+		       { plant_fifo, "cannot be opened" } };
 	struct st_store *s;
 	unsigned n_planted;
 
@@ -137,9 +157,11 @@ START_TEST(nothing_planted_is_followed)
 	for (size_t i = 0; i < ST_ARRAY_LEN(plants) && geteuid() == 0; i++) {
 		struct kept k;
 
-		as_other_user(plants[i]);
+		as_other_user(plants[i].plant);
 		ck_assert_int_ne(try_open(&s), 0);
 		ck_assert_msg(strstr(st_last_error(), at_json) != NULL, "%s", st_last_error());
+		ck_assert_msg(strstr(st_last_error(), plants[i].reason) != NULL, "%s",
+			      st_last_error());
 		ck_assert_int_ne(st_store_open_readonly(&s, json), 0);
 		ck_assert_int_ne(st_store_remove(json), 0);
 		list_kept(&k); /* looks at everything there */
@@ -539,6 +561,41 @@ START_TEST(many_stores_share_a_path)
 }
 END_TEST
 
+/*
+ * Between the making of a directory and its lock it looks like an abandoned one. So a start waits
+ * while somebody clears away, and who clears away lets a path be on which somebody starts.
+ */
+START_TEST(starts_and_removals_keep_apart)
+{
+	int fd = open(dirs[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC), status;
+	char name[200];
+	pid_t pid;
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		st_store_close(create(1, NULL), false); /* left, to be seen */
+		_exit(0);
+	}
+	usleep(300000);
+	ck_assert_uint_eq(count_entries(dirs[0]), 0);
+	ck_assert_int_eq(flock(fd, LOCK_UN), 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 1); /* nothing was committed */
+
+	snprintf(name, sizeof(name), "%s/strata-%032x", dirs[0], 7);
+	ck_assert_int_eq(mkdir(name, 0700), 0);
+	ck_assert_int_eq(flock(fd, LOCK_SH), 0); /* as a start holds it */
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 0);
+	ck_assert_int_eq(flock(fd, LOCK_UN), 0);
+	ck_assert_int_eq(st_store_reclaim(dirs[0]), 1);
+	close(fd);
+}
+END_TEST
+
 START_TEST(a_busy_store_says_who_uses_it)
 {
 	struct st_store *s = create(1, NULL), *again = NULL;
@@ -571,6 +628,7 @@ int main(void)
 	tcase_add_loop_test(t, a_failed_flush_is_never_tried_again, 0, 4);
 	tcase_add_test(t, a_kill_in_a_copy_leaves_whole_copies_only);
 	tcase_add_test(t, many_stores_share_a_path);
+	tcase_add_test(t, starts_and_removals_keep_apart);
 	tcase_add_test(t, a_busy_store_says_who_uses_it);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
