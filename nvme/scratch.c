@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
+#include "core/checksum.h"
 #include "nvme/dir.h"
 
 struct slot {
@@ -163,7 +163,7 @@ int st_scratch_prep_read_range(struct st_scratch *s, uint32_t i, uint64_t off_by
 
 uint64_t st_scratch_checksum(const struct st_scratch *s, uint32_t i, const void *buf)
 {
-	return XXH3_64bits_withSeed(buf, s->slots[i].bytes, i);
+	return st_checksum(buf, s->slots[i].bytes, i);
 }
 
 void st_scratch_write_done(struct st_scratch *s, uint32_t i, uint64_t checksum)

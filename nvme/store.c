@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nvme/store.c - extents and commit: fills requests for others to move. */
+#include "core/checksum.h"
 #include "nvme/store_priv.h"
 
 #include <errno.h>
@@ -135,7 +136,7 @@ uint64_t st_store_checksum(const struct st_store *s, uint32_t e, const void *buf
 {
 	uint64_t seed = XXH3_64bits_withSeed(&e, sizeof(e), s->seed);
 
-	return XXH3_64bits_withSeed(buf, s->extents[e].bytes, seed);
+	return st_checksum(buf, s->extents[e].bytes, seed);
 }
 
 int st_store_fail_damaged(const struct st_store *s, uint32_t e, const struct st_store_entry *t)

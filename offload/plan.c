@@ -268,21 +268,24 @@ static void drop_programs(struct st_plan *p)
 /* Peak of each pool in serial order, over all variants: the least that can work. */
 static int measure(const struct st_plan *p, uint64_t *need)
 {
-	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
-		struct st_program *prog;
-		int rc;
+	struct st_error failed = { 0 };
 
-		if (!is_wanted(p, v))
-			continue;
-		rc = st_compile(p, v, NULL, &prog, NULL);
-		if (rc)
-			return rc;
-		for (unsigned pool = 0; pool < ST_POOL_N; pool++)
-			if (prog->pool_peak[pool] > need[pool])
-				need[pool] = prog->pool_peak[pool];
+#pragma omp parallel for schedule(dynamic)
+	for (int v = 0; v < ST_VARIANT_N; v++) {
+		struct st_program *prog = NULL;
+		int rc = is_wanted(p, v) ? st_compile(p, v, NULL, &prog, NULL) : 0;
+
+#pragma omp critical(st_plan)
+		{
+			if (rc)
+				st_error_take(&failed, rc);
+			for (unsigned pool = 0; prog && pool < ST_POOL_N; pool++)
+				if (prog->pool_peak[pool] > need[pool])
+					need[pool] = prog->pool_peak[pool];
+		}
 		st_program_destroy(prog);
 	}
-	return 0;
+	return failed.rc ? st_error_raise(&failed) : 0;
 }
 
 static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
@@ -301,23 +304,32 @@ static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
 /* Compile all variants into pools of these sizes; a pool that is too fragmented grows a little. */
 static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 {
-	for (unsigned v = 0; v < ST_VARIANT_N;) {
-		enum st_pool failed = 0;
-		int rc;
+	bool grows[ST_POOL_N] = { true };
 
+	while (memchr(grows, true, sizeof(grows))) {
+		struct st_error failed = { 0 };
+
+		memset(grows, false, sizeof(grows));
+		drop_programs(p); /* pools moved */
 		lay_out(p, pool_bytes);
-		if (!is_wanted(p, v) || p->program[v]) {
-			v++;
-			continue;
+#pragma omp parallel for schedule(dynamic)
+		for (int v = 0; v < ST_VARIANT_N; v++) {
+			enum st_pool pool = 0;
+			int rc = is_wanted(p, v)
+					 ? st_compile(p, v, p->places, &p->program[v], &pool)
+					 : 0;
+
+#pragma omp critical(st_plan)
+			if (rc == STRATA_E_NO_FIT)
+				grows[pool] = true;
+			else if (rc)
+				st_error_take(&failed, rc);
 		}
-		rc = st_compile(p, v, p->places, &p->program[v], &failed);
-		if (rc == STRATA_E_NO_FIT) {
-			pool_bytes[failed] += align_up(pool_bytes[failed] / 32 + ALIGN_BYTES);
-			drop_programs(p); /* later pools move */
-			v = 0;
-		} else if (rc) {
-			return rc;
-		}
+		if (failed.rc)
+			return st_error_raise(&failed);
+		for (unsigned pool = 0; pool < ST_POOL_N; pool++)
+			if (grows[pool])
+				pool_bytes[pool] += align_up(pool_bytes[pool] / 32 + ALIGN_BYTES);
 	}
 	return 0;
 }
