@@ -20,7 +20,7 @@ const char *const st_progress_names[] = { "auto", "bar", "line", "json", "none",
 
 /* Sums over some steps, from which rates are made. */
 struct sums {
-	double steps, ns, wait_ns, read_bytes, write_bytes;
+	double steps, ns, wait_ns, bound_ns, read_bytes, write_bytes;
 };
 
 struct st_progress {
@@ -52,6 +52,7 @@ static void add_step(struct sums *s, const struct strata_metrics *m, double keep
 	s->steps = s->steps * keep + 1;
 	s->ns = s->ns * keep + (double)m->step_ns;
 	s->wait_ns = s->wait_ns * keep + (double)m->compute_wait_ns;
+	s->bound_ns = s->bound_ns * keep + m->bound_s * 1e9;
 	s->read_bytes = s->read_bytes * keep + (double)m->nvme_read_bytes;
 	s->write_bytes = s->write_bytes * keep + (double)m->nvme_write_bytes;
 }
@@ -59,6 +60,12 @@ static void add_step(struct sums *s, const struct strata_metrics *m, double keep
 static double wait_percent(const struct sums *s)
 {
 	return s->ns > 0 ? 100 * s->wait_ns / s->ns : 0;
+}
+
+/* Of the bound's speed. */
+static double bound_percent(const struct sums *s)
+{
+	return s->ns > 0 ? 100 * s->bound_ns / s->ns : 0;
 }
 
 static double tokens_per_s(const struct st_progress *p, const struct sums *s)
@@ -96,7 +103,7 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 {
 	const struct strata_metrics *m = &p->last;
 	const struct sums *s = &p->recent;
-	char part[8][64];
+	char part[9][64];
 	size_t n = 0, used = 0;
 
 	snprintf(part[n++], sizeof(part[0]), "%llu/%llu", (unsigned long long)m->step,
@@ -117,6 +124,8 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 				 gbps(s->read_bytes, s), gbps(s->write_bytes, s));
 		snprintf(part[n++], sizeof(part[0]), is_long ? " waits %.0f %%" : " wait%.0f%%",
 			 wait_percent(s));
+		snprintf(part[n++], sizeof(part[0]), is_long ? " %.0f %% of bound" : " b%.0f%%",
+			 bound_percent(s));
 	}
 	*out = '\0';
 	for (size_t i = 0; i < n; i++) {
@@ -175,8 +184,10 @@ static void print_line(struct st_progress *p)
 	fprintf(stderr, "step %llu/%llu  loss %.6f  lr %.4e  norm %.4f  %.1f tokens/s",
 		(unsigned long long)m->step, (unsigned long long)m->total_steps, m->loss, m->lr,
 		m->grad_norm, tokens_per_s(p, s));
-	fprintf(stderr, "  read %.3f GB/s  write %.3f GB/s  waits %.1f %%  durable %llu  eta %s\n",
-		gbps(s->read_bytes, s), gbps(s->write_bytes, s), wait_percent(s),
+	fprintf(stderr,
+		"  read %.3f GB/s  write %.3f GB/s  waits %.1f %%  bound %.1f %%  "
+		"durable %llu  eta %s\n",
+		gbps(s->read_bytes, s), gbps(s->write_bytes, s), wait_percent(s), bound_percent(s),
 		(unsigned long long)m->durable_step, st_duration_text(eta_s(p)).s);
 	fflush(stderr);
 	p->interval = (struct sums){ 0 };
@@ -214,7 +225,11 @@ static int json_step(const struct strata_metrics *m)
 	printf(",\"compute_wait_ns\":%lld", (long long)m->compute_wait_ns);
 	put_uint("durable_step", m->durable_step);
 	put_real("clip_factor", m->clip_factor);
-	printf(",\"step_ns\":%lld}\n", (long long)m->step_ns);
+	printf(",\"step_ns\":%lld", (long long)m->step_ns);
+	put_real("step_s", m->step_s);
+	put_real("bound_s", m->bound_s);
+	printf(",\"limiting_lane\":\"%s\",\"clipped\":%s,\"rolled_back\":%s}\n", m->limiting_lane,
+	       m->clipped ? "true" : "false", m->rolled_back ? "true" : "false");
 	if (isfinite(m->val_loss)) {
 		printf("{\"event\":\"eval\",\"step\":%llu", (unsigned long long)m->step);
 		put_real("val_loss", m->val_loss);

@@ -14,7 +14,7 @@
 #include "core/config.h"
 
 struct train_args {
-	const char *config, *output;
+	const char *config, *output, *trace;
 	struct st_opt_list sets;
 	uint64_t steps, resume_step;
 	bool resume;
@@ -165,6 +165,7 @@ static int load_and_open(struct train *t)
 		.log_user = t->progress,
 		.stops = has_signal,
 		.stops_user = t->watch,
+		.trace = t->args->trace,
 	};
 	int rc = strata_trainer_open(&t->trainer, t->args->config, &opt);
 
@@ -303,6 +304,8 @@ static const struct st_opt options[] = {
 	  .help = "go on from the state that the output names" },
 	{ "resume-step", ST_OPT_UINT, .metavar = "N", .min = 1, OFF(resume_step),
 	  .help = "go back to the copy of that step and on from there (strata.nvme.keep_every)" },
+	{ "trace", ST_OPT_TEXT, .metavar = "FILE", OFF(trace),
+	  .help = "what each lane does when, for Perfetto (ui.perfetto.dev) or chrome://tracing" },
 	{ "progress", ST_OPT_WORD, .metavar = "HOW", .words = st_progress_names, OFF(progress),
 	  .help = "auto: a bar where stderr is a terminal, else lines\n"
 		  "bar, line: on stderr, for people\n"

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
+#include "core/trace.h"
 #include "model/file.h"
 #include "model/output.h"
 #include "model/safetensors.h"
@@ -23,6 +24,7 @@
 struct strata_trainer {
 	struct st_setup setup;
 	struct st_engine *engine;
+	struct st_trace *trace;      /* or NULL */
 	struct st_safetensors *init; /* weights to start from, or NULL */
 	char *run_json;              /* [ST_RUN_JSON_BYTES] */
 	struct strata_options opt;   /* of those given to open, flags and callbacks */
@@ -275,6 +277,24 @@ static int flush_log(const struct strata_trainer *t)
 	return 0;
 }
 
+static void log_lanes(FILE *f, const struct strata_metrics *m)
+{
+	put_number(f, "step_s", m->step_s);
+	put_number(f, "bound_s", m->bound_s);
+	fprintf(f, ",\"limiting_lane\":\"%s\"", m->limiting_lane);
+	put_number(f, "compute_s", m->compute_s);
+	put_number(f, "forward_s", m->forward_s);
+	put_number(f, "backward_s", m->backward_s);
+	put_number(f, "reduce_s", m->reduce_s);
+	put_number(f, "update_s", m->update_s);
+	put_number(f, "nvme_s", m->nvme_s);
+	put_number(f, "checksum_s", m->checksum_s);
+	put_number(f, "read_s", m->read_s);
+	put_number(f, "write_s", m->write_s);
+	put_number(f, "commit_s", m->commit_s);
+	put_number(f, "nvme_loaded_bytes_per_s", m->nvme_loaded_bytes_per_s);
+}
+
 static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 {
 	fprintf(t->log, "{\"event\":\"step\",\"step\":%llu", (unsigned long long)m->step);
@@ -285,10 +305,14 @@ static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 	put_number(t->log, "tokens_per_s", m->tokens_per_s);
 	fprintf(t->log,
 		",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
-		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu}\n",
+		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu",
 		(long long)m->step_ns, (long long)m->compute_wait_ns,
 		(unsigned long long)m->nvme_read_bytes, (unsigned long long)m->nvme_write_bytes,
 		(unsigned long long)m->durable_step);
+	log_lanes(t->log, m);
+	fprintf(t->log, ",\"clipped\":%s,\"speculated\":%s,\"rolled_back\":%s}\n",
+		m->clipped ? "true" : "false", m->speculated ? "true" : "false",
+		m->rolled_back ? "true" : "false");
 	return flush_log(t);
 }
 
@@ -397,6 +421,7 @@ static int start_engine(struct strata_trainer *t, bool resumes)
 		.fill_user = t,
 		.store_made = write_run_json,
 		.store_made_user = t,
+		.trace = t->trace,
 	};
 
 	const struct strata_loss_scale_cfg scale = {
@@ -463,6 +488,8 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 	rc = alloc_batches(t);
 	if (!rc)
 		rc = take_output(t, opt->resume);
+	if (!rc && opt->trace)
+		rc = st_trace_open(&t->trace, opt->trace, "strata train");
 	if (!rc && opt->resume)
 		rc = st_output_read_run(t->setup.cfg->output, ST_OUTPUT_RUN, t->run_json);
 	if (!rc)
@@ -507,6 +534,7 @@ int strata_trainer_open(struct strata_trainer **out, const char *config_path,
 	t->opt = *opt;
 	t->opt.sets = NULL;
 	t->opt.output = NULL;
+	t->opt.trace = NULL;
 	if (opt->log) {
 		t->log_fn = opt->log;
 		t->log_user = opt->log_user;
@@ -559,6 +587,8 @@ void strata_trainer_close(struct strata_trainer *t)
 	began = t->opt.resume || (t->has_store && (t->step || !strata_trainer_stopped(t)));
 	if (t->engine)
 		st_engine_close(t->engine, !began);
+	if (st_trace_close(t->trace, !began)) /* said when it happened, as a warning */
+		st_log(ST_LOG_DEBUG, "%s", st_last_error());
 	if (t->log)
 		fclose(t->log);
 	if (!began)
@@ -624,6 +654,26 @@ static int next_batch(struct strata_trainer *t, const int32_t **tokens, const in
 			     t->targets);
 }
 
+static void take_lanes(struct strata_metrics *m, const struct st_step_out *out)
+{
+	const struct st_step_lanes *l = &out->lanes;
+
+	m->step_s = (double)out->wall_ns * 1e-9;
+	m->bound_s = (double)l->bound_ns * 1e-9;
+	m->limiting_lane = l->limiting;
+	m->compute_s = (double)l->compute_ns * 1e-9;
+	m->forward_s = (double)l->forward_ns * 1e-9;
+	m->backward_s = (double)l->backward_ns * 1e-9;
+	m->reduce_s = (double)l->reduce_ns * 1e-9;
+	m->update_s = (double)l->update_ns * 1e-9;
+	m->nvme_s = (double)l->nvme_ns * 1e-9;
+	m->checksum_s = (double)l->checksum_ns * 1e-9;
+	m->read_s = (double)l->read_ns * 1e-9;
+	m->write_s = (double)l->write_ns * 1e-9;
+	m->commit_s = (double)l->commit_ns * 1e-9;
+	m->nvme_loaded_bytes_per_s = l->loaded_bytes_per_s;
+}
+
 int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const int32_t *targets,
 			struct strata_metrics *m)
 {
@@ -674,7 +724,10 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 		.nvme_write_bytes = out.write_bytes,
 		.durable_step = out.durable_step,
 		.val_loss = NAN,
+		.clipped = !out.skipped && out.clip_factor != 1.0,
+		.speculated = out.speculated,
 	};
+	take_lanes(m, &out);
 	/* Logged first: the evaluation commits the step, and may not live to see its end. */
 	rc = log_step(t, m);
 	if (!rc && c->eval_every && t->setup.data && t->step % c->eval_every == 0 &&

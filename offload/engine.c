@@ -16,10 +16,12 @@
 #include "offload/exec.h"
 #include "offload/executor.h"
 #include "offload/lanes_real.h"
+#include "offload/trace.h"
 
 _Static_assert(ST_CONFIG_PATHS_MAX <= ST_STORE_PATHS_MAX, "a configuration that the store refuses");
 
 #define SNAPSHOT_MAGIC UINT64_C(0x31617461727473) /* "strata1" */
+#define LOADED_BYTES   ((uint64_t)64 << 20)       /* moved under load: enough to tell a rate */
 #define RUNS           4u /* two in the window, one being filled, one to spare */
 
 struct command {
@@ -48,8 +50,10 @@ struct st_engine {
 	struct st_scratch *scratch;
 	struct st_lanes_real *lanes;
 	struct st_executor *executor;
-	struct st_run *ahead; /* the look-ahead program's run; its gate is closed */
-	bool rolls_back;      /* the latest step speculated in vain */
+	struct st_run_trace *trace; /* or NULL */
+	uint64_t n_runs, serving;   /* runs begun; step that runs, or ran last */
+	struct st_run *ahead;       /* the look-ahead program's run; its gate is closed */
+	bool rolls_back;            /* the latest step speculated in vain */
 	uint64_t committing_step;
 	char *run_json; /* where create() wants it */
 	size_t run_json_bytes;
@@ -122,6 +126,7 @@ static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 		r->is_busy = true;
 		r->variant = v;
 		r->n_mb = v == ST_VARIANT_EVAL ? e->cfg.plan->cfg.n_eval_mb : e->cfg.plan->cfg.n_mb;
+		r->serial = ++e->n_runs;
 		r->step = 0;
 		r->emit = NULL;
 		r->square_sum = 0;
@@ -169,6 +174,13 @@ static size_t take_snapshot(void *user, void *ctx, void *out)
 static const struct st_rows *rows_of(void *user, void *ctx)
 {
 	return &((const struct st_run *)ctx)->rows;
+}
+
+static void trace_run(void *user, void *ctx, struct st_trace_run *out)
+{
+	const struct st_run *run = ctx;
+
+	*out = (struct st_trace_run){ .step = run->step, .serial = run->serial };
 }
 
 static bool is_void(void *user, void *ctx)
@@ -248,6 +260,12 @@ static int turn(struct st_engine *e, int64_t timeout_ns)
 	int rc = st_executor_turn(e->executor, timeout_ns);
 
 	free_runs(e);
+	if (e->trace) {
+		uint64_t held[ST_POOL_N];
+
+		st_executor_held(e->executor, held);
+		st_run_trace_pools(e->trace, held);
+	}
 	if (rc >= 0)
 		return 0;
 	pthread_mutex_lock(&e->lock);
@@ -326,7 +344,7 @@ static int serve_step(struct st_engine *e, struct command *c)
 	if (rc)
 		return rc;
 	e->ahead = NULL;
-	run->step = c->run->step;
+	run->step = e->serving = c->run->step;
 	run->loss_scale = e->exec.boundary.loss_scale.scale;
 	run->lr = c->step->lr;
 	run->beta1 = c->step->beta1;
@@ -441,6 +459,7 @@ static void serve(struct st_engine *e)
 				fail_command(e, rc);
 				continue;
 			}
+			e->ahead->step = e->serving + 1;
 		}
 		(void)turn(e, -1); /* a failure is in e->broken */
 	}
@@ -585,6 +604,11 @@ static int open_scratch(struct st_engine *e)
 	return rc;
 }
 
+static unsigned n_hashers(const struct st_engine *e)
+{
+	return e->cfg.checksum ? e->cfg.n_store_paths : 0;
+}
+
 static int start_lanes(struct st_engine *e)
 {
 	const struct st_lanes_real_cfg lanes = {
@@ -595,12 +619,14 @@ static int start_lanes(struct st_engine *e)
 		.lookup = &e->cfg.plan->lookup,
 		.arena = { e->arena[0].base, e->arena[1].base },
 		.depth = e->cfg.aio.depth,
-		.n_hashers = e->cfg.checksum ? e->cfg.n_store_paths : 0,
+		.n_hashers = n_hashers(e),
 		.compute = run_compute,
 		.snapshot = take_snapshot,
 		.wants_commit = wants_commit,
 		.is_void = is_void,
 		.rows = rows_of,
+		.trace = e->trace,
+		.trace_run = trace_run,
 		.user = e,
 	};
 	struct st_executor_cfg x = { .completed = op_completed, .user = e };
@@ -637,6 +663,8 @@ static int start_up(struct st_engine *e)
 		rc = st_store_register_files(e->store, e->queue);
 	if (!rc && e->scratch)
 		rc = st_scratch_register_files(e->scratch, e->queue);
+	if (!rc && e->cfg.trace)
+		rc = st_run_trace_create(&e->trace, e->cfg.trace, e->cfg.plan, n_hashers(e));
 	return rc ? rc : start_lanes(e);
 }
 
@@ -662,6 +690,7 @@ static void *engine_main(void *arg)
 	e->has_lost_buffers = st_aio_close(e->queue) != 0;
 	st_lanes_real_destroy(e->lanes);
 	st_executor_destroy(e->executor);
+	st_run_trace_destroy(e->trace);
 	if (e->has_lost_buffers)
 		return NULL; /* the kernel still uses tables, files and arenas: see st_aio_close()
 			      */
@@ -816,6 +845,62 @@ static bool speculates(const struct st_engine *e)
 	return e->n_steps >= 4 && !(e->clipped & 15) && !(e->clipped & (e->clipped - 1));
 }
 
+/* Least time in which the drives move a step's bytes, at the rate they have under load. */
+static void bound_nvme(struct st_step_lanes *l, const struct st_lanes_stats *was,
+		       const struct st_lanes_stats *now)
+{
+	uint64_t bytes = now->read.bytes + now->write.bytes - was->read.bytes - was->write.bytes;
+	uint64_t loaded_bytes = now->io_loaded_bytes - was->io_loaded_bytes;
+	int64_t loaded_ns = now->io_loaded_ns - was->io_loaded_ns;
+
+	if (loaded_bytes < LOADED_BYTES) {
+		loaded_bytes = now->io_loaded_bytes;
+		loaded_ns = now->io_loaded_ns;
+	}
+	l->nvme_ns = now->io_busy_ns - was->io_busy_ns;
+	if (!loaded_bytes || loaded_ns <= 0)
+		return;
+	l->loaded_bytes_per_s = (double)loaded_bytes / ((double)loaded_ns * 1e-9);
+	if ((double)bytes / l->loaded_bytes_per_s * 1e9 < (double)l->nvme_ns)
+		l->nvme_ns = (int64_t)((double)bytes / l->loaded_bytes_per_s * 1e9);
+}
+
+static struct st_step_lanes lanes_since(const struct st_engine *e, const struct st_lanes_stats *now)
+{
+	const struct st_lanes_stats *was = &e->at_report;
+	int64_t kind[ST_OP_KINDS];
+	struct st_step_lanes l = {
+		.compute_ns = now->compute_ns - was->compute_ns,
+		.read_ns = now->read.busy_ns - was->read.busy_ns,
+		.write_ns = now->write.busy_ns - was->write.busy_ns,
+		.commit_ns = now->commit_ns - was->commit_ns,
+		.limiting = st_lane_name(ST_LANE_COMPUTE),
+	};
+
+	for (unsigned k = 0; k < ST_OP_KINDS; k++)
+		kind[k] = now->kind_ns[k] - was->kind_ns[k];
+	l.forward_ns = kind[ST_OP_FORWARD];
+	l.backward_ns = kind[ST_OP_BACKWARD];
+	l.reduce_ns = kind[ST_OP_REDUCE];
+	l.update_ns = kind[ST_OP_UPDATE] + kind[ST_OP_UPDATE_ROWS];
+	if (n_hashers(e))
+		l.checksum_ns = (now->hash_ns - was->hash_ns) / n_hashers(e);
+	bound_nvme(&l, was, now);
+	l.bound_ns = l.compute_ns;
+	if (l.nvme_ns > l.bound_ns) {
+		l.bound_ns = l.nvme_ns;
+		l.limiting = st_lane_name(now->read.bytes - was->read.bytes <
+							  now->write.bytes - was->write.bytes
+						  ? ST_LANE_WRITE
+						  : ST_LANE_READ);
+	}
+	if (l.checksum_ns > l.bound_ns) {
+		l.bound_ns = l.checksum_ns;
+		l.limiting = "checksum";
+	}
+	return l;
+}
+
 int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_step_out *out)
 {
 	enum st_variant first = speculates(e) ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
@@ -850,7 +935,11 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.compute_ns = now.compute_ns - e->at_report.compute_ns,
 		.read_bytes = now.read.bytes - e->at_report.read.bytes,
 		.write_bytes = now.write.bytes - e->at_report.write.bytes,
+		.lanes = lanes_since(e, &now),
 	};
+	if (e->trace)
+		st_run_trace_step(e->trace, e->step, out->loss, out->clip_factor != 1.0,
+				  out->rolled_back, e->report_ns, now_ns);
 	pthread_mutex_lock(&e->lock);
 	out->durable_step = e->durable_step;
 	pthread_mutex_unlock(&e->lock);

@@ -54,6 +54,7 @@ struct st_engine_cfg {
 	 */
 	int (*store_made)(void *user);
 	void *store_made_user;
+	struct st_trace *trace; /* borrowed for the engine's life; NULL: none is written */
 };
 
 struct st_snapshot { /* what the root of a commit names: the boundary after `step` */
@@ -74,6 +75,24 @@ struct st_step_in {
 	uint64_t cursor_after; /* goes into the snapshot of this step's boundary */
 };
 
+/*
+ * What each resource was busy with since the step before was reported, and the bound that follows:
+ * no order of the same operations, at the rates at which they ran, is faster than the largest of
+ *	compute	  the lane was busy
+ *	nvme	  bytes moved, over the drives' rate under load: in this step if 64 MiB or more were
+ *moved under load, else since the start; and at most the time in which any request was in flight
+ *	checksum  the busy time of the threads that take them, shared evenly
+ */
+struct st_step_lanes {
+	int64_t compute_ns, nvme_ns, checksum_ns;
+	int64_t forward_ns, backward_ns, reduce_ns, update_ns; /* of compute_ns */
+	int64_t read_ns, write_ns; /* a request of that direction was in flight */
+	int64_t commit_ns;
+	double loaded_bytes_per_s; /* the drives' rate, reads and writes together; 0: not known */
+	int64_t bound_ns;
+	const char *limiting; /* "compute", "nvme-read", "nvme-write" (the larger), "checksum" */
+};
+
 struct st_step_out {
 	uint64_t step;
 	double loss;      /* mean over all tokens of the step */
@@ -87,6 +106,7 @@ struct st_step_out {
 	int64_t wall_ns;                  /* since the step before was reported */
 	int64_t compute_ns;               /* of that, the compute lane was busy */
 	uint64_t read_bytes, write_bytes; /* NVMe, since the step before was reported */
+	struct st_step_lanes lanes;
 };
 
 /**

@@ -16,6 +16,7 @@
 struct st_run {
 	bool is_busy;
 	enum st_variant variant;
+	uint64_t serial;           /* counts runs */
 	uint64_t step;             /* STEP: its number, 1-based */
 	int32_t *tokens, *targets; /* [max micro-batches * batch * seq] */
 	struct st_rows rows;       /* updates due, where the plan looks up ahead */

@@ -211,6 +211,15 @@ bool st_executor_holds(const struct st_executor *x, const void *ctx)
 	return false;
 }
 
+void st_executor_held(const struct st_executor *x, uint64_t out[ST_POOL_N])
+{
+	for (unsigned p = 0; p < ST_POOL_N; p++) {
+		out[p] = 0;
+		for (uint32_t i = 0; i < x->held[p].n; i++)
+			out[p] += x->held[p].items[i].hi - x->held[p].items[i].lo;
+	}
+}
+
 const struct st_error *st_executor_error(const struct st_executor *x)
 {
 	return &x->error;

@@ -66,6 +66,8 @@ ST_MUST_CHECK int st_executor_turn(struct st_executor *x, int64_t timeout_ns);
 
 /** st_executor_holds() - the program appended with ctx is still in the window. */
 bool st_executor_holds(const struct st_executor *x, const void *ctx);
+/** st_executor_held() - bytes of each pool that are reserved now. */
+void st_executor_held(const struct st_executor *x, uint64_t out[ST_POOL_N]);
 /** st_executor_is_idle() - the window is empty. */
 bool st_executor_is_idle(const struct st_executor *x);
 /** st_executor_error() - the first failure, as a value; rc 0 if none. */

@@ -21,6 +21,7 @@ struct st_hasher {
 	pthread_t threads[THREADS_MAX];
 	unsigned n_threads;
 	pthread_mutex_t lock; /* guards what follows */
+	unsigned n_running;
 	pthread_cond_t has_job;
 	struct fifo waiting, finished;
 	int64_t busy_ns;
@@ -59,11 +60,12 @@ static void run(const struct st_hasher *h, struct st_hash_job *job)
 static void *hasher_main(void *arg)
 {
 	struct st_hasher *h = arg;
+	unsigned me;
 
 	pthread_mutex_lock(&h->lock);
+	me = h->n_running++;
 	for (;;) {
 		struct st_hash_job *job;
-		int64_t start;
 		bool is_first;
 
 		while (!h->waiting.head && !h->stops)
@@ -72,11 +74,12 @@ static void *hasher_main(void *arg)
 			break;
 		job = fifo_pop(&h->waiting);
 		pthread_mutex_unlock(&h->lock);
-		start = st_now_ns();
+		job->thread = me;
+		job->begin_ns = st_now_ns();
 		run(h, job);
-		start = st_now_ns() - start;
+		job->end_ns = st_now_ns();
 		pthread_mutex_lock(&h->lock);
-		h->busy_ns += start;
+		h->busy_ns += job->end_ns - job->begin_ns;
 		is_first = !h->finished.head;
 		fifo_push(&h->finished, job);
 		if (is_first) /* of later ones the owner learns when it collects this one */

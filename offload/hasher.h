@@ -23,6 +23,8 @@ struct st_hash_job {     /* embedded in what it is for; borrowed from submit to 
 	uint32_t extent; /* of the store, or slot of the scratch */
 	bool is_scratch;
 	uint64_t checksum; /* out */
+	unsigned thread;   /* out: which of them took it, from 0, and when */
+	int64_t begin_ns, end_ns;
 	struct st_hash_job *next;
 };
 

@@ -9,9 +9,11 @@
 
 #include "core/clock.h"
 #include "offload/hasher.h"
+#include "offload/trace.h"
 
 #define IO_OPS      32u /* operations accepted per direction */
 #define COMPUTE_OPS 4u  /* queued for the worker, so that it need not wait for the engine thread */
+#define LOADED_MAX  8u  /* requests in flight that any drive is busy with */
 #define DONE_RING   (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
 
 struct piece { /* what one request moves */
@@ -31,6 +33,10 @@ struct pieces { /* those of an operation that have not been looked at */
 };
 
 struct io_op { /* an accepted read or write operation */
+	const struct st_program *p;
+	void *ctx;
+	uint32_t op;
+	int64_t begin_ns; /* its first request was handed over; 0: none was */
 	uint64_t token;
 	struct pieces pieces;
 	struct piece next; /* to be started */
@@ -55,9 +61,9 @@ struct direction {
 	struct io_req *reqs; /* [depth] */
 	uint32_t n_busy;
 	struct io_req *first, **last; /* FIFO of those that can be handed to aio */
-	uint32_t n_flying;            /* with aio */
+	uint32_t n_flying;            /* with aio; these three are written under the lock */
 	int64_t since_ns;             /* n_flying > 0 */
-	struct st_io_stats stats;     /* written under the lock */
+	struct st_io_stats stats;
 };
 
 struct job {
@@ -77,6 +83,9 @@ struct st_lanes_real {
 	uint32_t n_done;
 	struct {
 		bool is_active;
+		const struct st_program *p;
+		void *ctx;
+		uint32_t op;
 		uint64_t token;
 		struct st_aio_req *reqs;
 		uint32_t n, left;
@@ -92,7 +101,22 @@ struct st_lanes_real {
 	uint32_t n_finished;
 	bool stops;
 	struct st_lanes_stats stats;
+	struct { /* both directions together */
+		unsigned n_flying, n_loaded;
+		int64_t since_ns, loaded_since_ns; /* n_flying reached 1, n_loaded */
+	} io;
 };
+
+static void trace_op(const struct st_lanes_real *r, const struct st_program *p, uint32_t op,
+		     void *ctx, int64_t begin_ns, int64_t end_ns)
+{
+	struct st_trace_run run;
+
+	if (!r->cfg.trace)
+		return;
+	r->cfg.trace_run(r->cfg.user, ctx, &run);
+	st_run_trace_op(r->cfg.trace, p, op, &run, begin_ns, end_ns);
+}
 
 /* ---- compute ------------------------------------------------------------------------------- */
 
@@ -115,7 +139,7 @@ static void *worker_main(void *arg)
 	pthread_mutex_lock(&r->lock);
 	for (;;) {
 		struct job j;
-		int64_t start;
+		int64_t start, end;
 
 		while (!r->n_jobs && !r->stops)
 			pthread_cond_wait(&r->has_job, &r->lock);
@@ -126,13 +150,14 @@ static void *worker_main(void *arg)
 		start = st_now_ns();
 		run_job(r, &j, is_broken);
 		is_broken |= j.rc != 0;
-		start = st_now_ns() - start;
+		end = st_now_ns();
+		trace_op(r, j.p, j.op, j.ctx, start, end);
 		pthread_mutex_lock(&r->lock);
 		r->job_head = (r->job_head + 1) % COMPUTE_OPS;
 		r->n_jobs--;
 		r->finished[r->n_finished++] = j;
-		r->stats.compute_ns += start;
-		r->stats.kind_ns[j.p->ops[j.op].kind] += start;
+		r->stats.compute_ns += end - start;
+		r->stats.kind_ns[j.p->ops[j.op].kind] += end - start;
 		st_aio_wake(r->cfg.queue);
 	}
 	pthread_mutex_unlock(&r->lock);
@@ -308,14 +333,22 @@ static void push_ready(struct direction *d, struct io_req *q)
 	d->last = &q->next;
 }
 
-static void note_start(struct st_lanes_real *r, struct direction *d)
+static void note_start(struct st_lanes_real *r, struct direction *d, struct io_op *o)
 {
-	if (!d->n_flying++)
-		d->since_ns = st_now_ns();
-	if (d->n_flying <= d->stats.max_depth)
-		return;
+	int64_t now_ns = st_now_ns();
+
+	if (!o->begin_ns)
+		o->begin_ns = now_ns;
 	pthread_mutex_lock(&r->lock);
-	d->stats.max_depth = d->n_flying;
+	if (!d->n_flying++)
+		d->since_ns = now_ns;
+	if (d->n_flying > d->stats.max_depth)
+		d->stats.max_depth = d->n_flying;
+	r->io.n_flying++;
+	if (r->io.n_flying == 1)
+		r->io.since_ns = now_ns;
+	if (r->io.n_flying == r->io.n_loaded)
+		r->io.loaded_since_ns = now_ns;
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -341,7 +374,7 @@ static void hand_over(struct st_lanes_real *r, struct direction *d)
 			fail_op(q->owner, rc);
 			release(d, q);
 		} else {
-			note_start(r, d);
+			note_start(r, d, q->owner);
 		}
 	}
 }
@@ -379,6 +412,8 @@ static void retire_ops(struct st_lanes_real *r, struct direction *d)
 		if (o->has_next || o->in_flight)
 			return;
 		push_done(r, o->token, carry(&o->error, o->rc));
+		if (o->begin_ns)
+			trace_op(r, o->p, o->op, o->ctx, o->begin_ns, st_now_ns());
 		pthread_mutex_lock(&r->lock);
 		d->stats.ops += !o->rc;
 		pthread_mutex_unlock(&r->lock);
@@ -422,19 +457,28 @@ static void collect_hashes(struct st_lanes_real *r)
 	while (job) {
 		struct st_hash_job *next = job->next; /* a job can be handed over again at once */
 		char *at = (char *)job - offsetof(struct io_req, hash);
+		struct io_req *q = (struct io_req *)(void *)at;
 
-		finish_hash(r, (struct io_req *)(void *)at);
+		if (r->cfg.trace)
+			st_run_trace_hash(r->cfg.trace, job->thread, q->is_write, q->owner->p,
+					  q->owner->op, job->begin_ns, job->end_ns);
+		finish_hash(r, q);
 		job = next;
 	}
 }
 
 static void note_end(struct st_lanes_real *r, struct direction *d, const struct st_aio_req *q)
 {
-	bool is_last = !--d->n_flying;
-
 	pthread_mutex_lock(&r->lock);
-	if (is_last)
+	if (!--d->n_flying)
 		d->stats.busy_ns += q->done_ns - d->since_ns;
+	if (r->io.n_flying == 1)
+		r->stats.io_busy_ns += q->done_ns - r->io.since_ns;
+	if (r->io.n_flying == r->io.n_loaded)
+		r->stats.io_loaded_ns += q->done_ns - r->io.loaded_since_ns;
+	if (q->result >= 0 && r->io.n_flying >= r->io.n_loaded)
+		r->stats.io_loaded_bytes += q->len_bytes;
+	r->io.n_flying--;
 	d->stats.flight_ns += q->done_ns - q->submit_ns;
 	if (q->result >= 0) {
 		d->stats.requests++;
@@ -468,7 +512,7 @@ static int submit_io(struct st_lanes_real *r, struct direction *d, const struct 
 	if (d->n == IO_OPS)
 		return -EAGAIN;
 	slot = &d->ops[(d->head + d->n++) % IO_OPS];
-	*slot = (struct io_op){ .token = token };
+	*slot = (struct io_op){ .p = p, .op = op, .ctx = ctx, .token = token };
 	begin_pieces(r, p, op, ctx, &slot->pieces);
 	slot->has_next = next_piece(&slot->pieces, &slot->next);
 	feed(r, d);
@@ -505,13 +549,15 @@ static void commit_round(struct st_lanes_real *r)
 		return;
 	r->commit.is_active = false;
 	push_done(r, r->commit.token, n);
+	trace_op(r, r->commit.p, r->commit.op, r->commit.ctx, r->commit.since_ns, st_now_ns());
 	pthread_mutex_lock(&r->lock);
 	r->stats.commits += !n;
 	r->stats.commit_ns += st_now_ns() - r->commit.since_ns;
 	pthread_mutex_unlock(&r->lock);
 }
 
-static int submit_commit(struct st_lanes_real *r, void *ctx, uint64_t token)
+static int submit_commit(struct st_lanes_real *r, const struct st_program *p, uint32_t op,
+			 void *ctx, uint64_t token)
 {
 	char snapshot[ST_STORE_SNAPSHOT_MAX];
 	size_t n;
@@ -528,6 +574,9 @@ static int submit_commit(struct st_lanes_real *r, void *ctx, uint64_t token)
 	if (rc)
 		return rc;
 	r->commit.is_active = true;
+	r->commit.p = p;
+	r->commit.op = op;
+	r->commit.ctx = ctx;
 	r->commit.token = token;
 	r->commit.left = 0;
 	r->commit.since_ns = st_now_ns();
@@ -562,7 +611,7 @@ static int real_submit(void *priv, const struct st_program *p, uint32_t op, void
 	case ST_LANE_WRITE:
 		return submit_io(r, &r->dir[1], p, op, ctx, token);
 	case ST_LANE_COMMIT:
-		return submit_commit(r, ctx, token);
+		return submit_commit(r, p, op, ctx, token);
 	default:
 		return st_fail(-EINVAL, "no lane for %s", st_op_name(p->ops[op].kind));
 	}
@@ -576,6 +625,9 @@ static void collect(struct st_lanes_real *r)
 		retire_ops(r, &r->dir[d]);
 		feed(r, &r->dir[d]);
 	}
+	if (r->cfg.trace) /* of the counters this thread is the only writer */
+		st_run_trace_io(r->cfg.trace, &r->dir[0].stats, &r->dir[1].stats,
+				(const unsigned[2]){ r->dir[0].n_flying, r->dir[1].n_flying });
 }
 
 static int real_wait(void *priv, struct st_lane_done *done, unsigned max, int64_t timeout_ns)
@@ -616,10 +668,21 @@ struct st_lanes st_lanes_real(struct st_lanes_real *r)
 
 void st_lanes_real_stats(struct st_lanes_real *r, struct st_lanes_stats *out)
 {
+	int64_t now_ns;
+
 	pthread_mutex_lock(&r->lock);
+	now_ns = st_now_ns();
 	*out = r->stats;
+	if (r->io.n_flying)
+		out->io_busy_ns += now_ns - r->io.since_ns;
+	if (r->io.n_flying >= r->io.n_loaded)
+		out->io_loaded_ns += now_ns - r->io.loaded_since_ns;
 	out->read = r->dir[0].stats;
 	out->write = r->dir[1].stats;
+	if (r->dir[0].n_flying)
+		out->read.busy_ns += now_ns - r->dir[0].since_ns;
+	if (r->dir[1].n_flying)
+		out->write.busy_ns += now_ns - r->dir[1].since_ns;
 	pthread_mutex_unlock(&r->lock);
 	out->hash_ns = r->hasher ? st_hasher_busy_ns(r->hasher) : 0;
 }
@@ -634,6 +697,8 @@ int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_
 	r->cfg = *cfg;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->has_job, NULL);
+	r->io.n_loaded =
+		cfg->depth / 2 < LOADED_MAX ? cfg->depth / 2 + !(cfg->depth / 2) : LOADED_MAX;
 	r->commit.n = 2 * ST_STORE_PATHS_MAX;
 	r->commit.reqs = calloc(r->commit.n, sizeof(*r->commit.reqs));
 	for (unsigned d = 0; d < 2; d++) {

@@ -25,6 +25,8 @@
 #include "offload/rows.h"
 
 struct st_lanes_real;
+struct st_run_trace; /* offload/trace.h */
+struct st_trace_run;
 
 struct st_lanes_real_cfg {
 	struct st_aio_queue *queue; /* opened by the calling thread; borrowed */
@@ -45,12 +47,15 @@ struct st_lanes_real_cfg {
 	bool (*is_void)(void *user, void *ctx);
 	/* The rows of a run, known when its gate opened; for READ_ROWS. */
 	const struct st_rows *(*rows)(void *user, void *ctx);
+	struct st_run_trace *trace; /* borrowed; NULL: nothing is traced */
+	/* Of a trace: what a run is called. On the engine thread and the worker. */
+	void (*trace_run)(void *user, void *ctx, struct st_trace_run *out);
 	void *user;
 };
 
 struct st_io_stats {                   /* of one direction */
 	uint64_t ops, requests, bytes; /* that completed without error */
-	int64_t busy_ns;               /* at least one request was with the drive */
+	int64_t busy_ns;               /* at least one request was with the drive, up to now */
 	/* Sum over requests of the time from submission to completion: divided by busy_ns, the mean
 	 * queue depth; by requests, the mean latency. */
 	int64_t flight_ns;
@@ -61,6 +66,10 @@ struct st_lanes_stats {
 	int64_t compute_ns;           /* the worker ran an operation; all else it waited */
 	int64_t kind_ns[ST_OP_KINDS]; /* of that, by operation */
 	struct st_io_stats read, write;
+	/* Both directions together, up to this moment: at least one request with the drive; so many
+	 * that it is under load (half of a direction's queue, at most 8); completed meanwhile. */
+	int64_t io_busy_ns, io_loaded_ns;
+	uint64_t io_loaded_bytes;
 	uint64_t commits;
 	int64_t commit_ns; /* from the first table written to durable */
 	int64_t hash_ns;   /* checksums, all threads together */

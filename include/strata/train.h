@@ -54,6 +54,9 @@ struct strata_options {
 	/* > 0, with resume: go back to the copy of that step (strata.nvme.keep_every). What came
 	 * after it is replaced, also in log.jsonl. */
 	uint64_t resume_step;
+	/* A file for a trace of the run (Chrome's trace events, for Perfetto), or NULL. A trace
+	 * that is there is replaced; anything else is refused. */
+	const char *trace;
 };
 #define STRATA_OPTIONS_DEFAULT                                                                     \
 	{                                                                                          \
@@ -88,6 +91,22 @@ struct strata_metrics { /* of one step */
 	uint64_t nvme_read_bytes, nvme_write_bytes; /* since the step before was reported */
 	uint64_t durable_step; /* a crash loses nothing up to here; 0: none yet */
 	double val_loss;       /* NaN save on steps after which an evaluation ran */
+	bool clipped;          /* clip_factor was applied */
+	bool speculated;       /* units were updated inside backward, before the norm was known */
+	double step_s;         /* step_ns */
+	/*
+	 * What no order of the same operations could beat at the rates at which they ran: the
+	 * largest of the compute lane's busy time, the NVMe bytes over the drives' rate under load,
+	 * and the time that checksums took.
+	 */
+	double bound_s;
+	const char *limiting_lane; /* "compute", "nvme-read", "nvme-write", "checksum" */
+	double compute_s, forward_s, backward_s, reduce_s, update_s; /* busy; the last four are
+								      * parts of the first */
+	double nvme_s, checksum_s;      /* the other candidates for the bound */
+	double read_s, write_s;         /* a request of that direction was in flight */
+	double commit_s;                /* from a commit's first table to durable */
+	double nvme_loaded_bytes_per_s; /* reads and writes together; 0: not known yet */
 };
 
 struct strata_result {
