@@ -258,8 +258,8 @@ static int resolve_kind(struct st_config *cfg)
 	}
 	if ((rc = check_owner(cfg, "optimizer.params.betas", is_adam || is_lion,
 			      o->betas[0] == 0.9 && o->betas[1] == 0.999)) < 0 ||
-	    (rc = check_owner(cfg, "optimizer.params.eps", is_adam || is_adagrad,
-			      o->eps == 1e-8)) < 0 ||
+	    (rc = check_owner(cfg, "optimizer.params.eps", is_adam || is_adagrad, o->eps == 1e-8)) <
+		    0 ||
 	    (rc = check_owner(cfg, "optimizer.params.bias_correction", is_adam,
 			      o->bias_correction)) < 0 ||
 	    (rc = check_owner(cfg, "optimizer.params.momentum", is_sgd, o->momentum == 0)) < 0 ||

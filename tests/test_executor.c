@@ -1322,15 +1322,13 @@ static struct st_plan *small_plan(const struct st_model *m, uint32_t i, bool is_
 						 { ST_HOME_NVME, ST_HOME_NVME },
 						 { ST_HOME_NVME, ST_HOME_HOST },
 						 { ST_HOME_DEVICE, ST_HOME_NVME } };
-	struct st_plan_cfg cfg = {
-		.model = m,
-		.formats = { .dtype = ST_BF16,
-			     .grad_dtype = ST_BF16,
-			     .moments = i % 3,
-			     .optim = STRATA_OPTIM_CFG_DEFAULT },
-		.n_mb = 3,
-		.n_eval_mb = 1
-	};
+	struct st_plan_cfg cfg = { .model = m,
+				   .formats = { .dtype = ST_BF16,
+						.grad_dtype = ST_BF16,
+						.moments = i % 3,
+						.optim = STRATA_OPTIM_CFG_DEFAULT },
+				   .n_mb = 3,
+				   .n_eval_mb = 1 };
 	struct st_plan *plan = NULL;
 
 	cfg.param_home = homes[i % ST_ARRAY_LEN(homes)][0];
