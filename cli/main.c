@@ -47,6 +47,7 @@ static const struct st_verb *const verbs[] = {
 	&st_verb_train,
 	&st_verb_plan,
 	&st_verb_sample,
+	&st_verb_report,
 	&st_verb_checkpoint_ls,
 	&st_verb_checkpoint_verify,
 	&st_verb_checkpoint_export,

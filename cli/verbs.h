@@ -9,7 +9,7 @@
 
 #include "cli/args.h"
 
-extern const struct st_verb st_verb_train, st_verb_plan, st_verb_sample;
+extern const struct st_verb st_verb_train, st_verb_plan, st_verb_sample, st_verb_report;
 extern const struct st_verb st_verb_checkpoint_ls, st_verb_checkpoint_verify;
 extern const struct st_verb st_verb_checkpoint_export, st_verb_checkpoint_gc;
 extern const struct st_verb st_verb_config_check, st_verb_config_explain, st_verb_config_dump;

@@ -92,7 +92,7 @@ static void cache_key(const struct strata_plan *p, char *key, size_t bytes)
 	}
 }
 
-static int measure_here(struct strata_plan *p, const struct strata_options *opt)
+static int measure_here(struct strata_plan *p, const struct strata_options *opt, bool *is_known)
 {
 	const struct st_setup *s = &p->setup;
 	struct st_measure_cfg cfg = {
@@ -119,6 +119,13 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt)
 		free(path);
 		return 0;
 	}
+	if (p->how.measure == STRATA_MEASURE_KEPT) {
+		bool is_kept = path && st_hardware_recall(&p->hw, path, key);
+
+		free(path);
+		*is_known = is_kept;
+		return 0;
+	}
 	say(opt, STRATA_LOG_INFO,
 	    "measuring this machine, some seconds (--no-measure: nominal rates)");
 	rc = st_measure(&p->hw, &cfg);
@@ -135,12 +142,14 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt)
 	return 0;
 }
 
-static int choose_rates(struct strata_plan *p, const struct strata_options *opt)
+/* @param is_known  out, false: no rates, and none wanted */
+static int choose_rates(struct strata_plan *p, const struct strata_options *opt, bool *is_known)
 {
+	*is_known = true;
 	if (p->how.hardware || p->how.skips_time) /* loaded before, or not needed */
 		return 0;
 	if (p->how.measure != STRATA_MEASURE_NEVER)
-		return measure_here(p, opt);
+		return measure_here(p, opt, is_known);
 	say(opt, STRATA_LOG_INFO, "nominal rates, nothing was measured");
 	return 0;
 }
@@ -617,6 +626,7 @@ static int open_setup(struct strata_plan *p, const char *config_path,
 static int make(struct strata_plan *p, const char *config_path, const struct strata_options *opt)
 {
 	int rc = plan_it(p, true);
+	bool is_known;
 
 	p->fits = true;
 	if (rc == STRATA_E_NO_FIT) { /* what would it need? */
@@ -635,8 +645,8 @@ static int make(struct strata_plan *p, const char *config_path, const struct str
 	}
 	if (p->how.skips_time)
 		return 0;
-	rc = choose_rates(p, opt);
-	return rc ? rc : predict(p);
+	rc = choose_rates(p, opt, &is_known);
+	return rc || !is_known ? rc : predict(p);
 }
 
 int strata_plan_open(struct strata_plan **out, const char *config_path,
@@ -686,6 +696,11 @@ void strata_plan_close(struct strata_plan *p)
 }
 
 /* ---- asking -------------------------------------------------------------------------------- */
+
+const struct st_setup *st_planner_setup(const struct strata_plan *p)
+{
+	return &p->setup;
+}
 
 const struct strata_info *strata_plan_info(const struct strata_plan *p)
 {

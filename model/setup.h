@@ -50,4 +50,8 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s);
 ST_MUST_CHECK int st_setup_stops(const struct strata_options *opt);
 void st_setup_close(struct st_setup *s);
 
+/** st_planner_setup() - of a plan: what it was made from; its `plan` is NULL where the step is
+ *  written down more coarsely. Borrowed. */
+const struct st_setup *st_planner_setup(const struct strata_plan *p);
+
 #endif

@@ -324,6 +324,14 @@ static int log_eval(struct strata_trainer *t, const struct strata_metrics *m)
 	return flush_log(t);
 }
 
+static int log_done(struct strata_trainer *t, const struct strata_result *r)
+{
+	fprintf(t->log, "{\"event\":\"done\",\"steps\":%llu", (unsigned long long)r->steps);
+	put_number(t->log, "val_loss", r->val_loss);
+	fprintf(t->log, ",\"peak_rss_bytes\":%llu}\n", (unsigned long long)r->peak_rss_bytes);
+	return flush_log(t);
+}
+
 /* ---- first values -------------------------------------------------------------------------- */
 
 static int open_init(struct strata_trainer *t)
@@ -824,6 +832,8 @@ int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result
 					      (double)t->setup.model->n_params;
 	if (t->setup.cfg->nvme.keep == ST_KEEP_NEVER)
 		rc = remove_store(t);
+	if (!rc)
+		rc = log_done(t, &r);
 	if (result)
 		*result = r;
 	return rc;

@@ -78,6 +78,8 @@ struct st_engine {
 	uint64_t step;
 	int64_t report_ns;
 	struct st_lanes_stats at_report;
+	struct st_lanes_stats at_rate; /* when the drives' rate was taken last */
+	double loaded_bytes_per_s;
 };
 
 /* ---- runs ---------------------------------------------------------------------------------- */
@@ -846,26 +848,29 @@ static bool speculates(const struct st_engine *e)
 }
 
 /* Least time in which the drives move a step's bytes, at the rate they have under load. */
-static void bound_nvme(struct st_step_lanes *l, const struct st_lanes_stats *was,
+static void bound_nvme(struct st_step_lanes *l, struct st_engine *e,
 		       const struct st_lanes_stats *now)
 {
+	const struct st_lanes_stats *was = &e->at_report;
 	uint64_t bytes = now->read.bytes + now->write.bytes - was->read.bytes - was->write.bytes;
-	uint64_t loaded_bytes = now->io_loaded_bytes - was->io_loaded_bytes;
-	int64_t loaded_ns = now->io_loaded_ns - was->io_loaded_ns;
+	uint64_t loaded_bytes = now->io_loaded_bytes - e->at_rate.io_loaded_bytes;
+	int64_t loaded_ns = now->io_loaded_ns - e->at_rate.io_loaded_ns;
+	bool is_enough = loaded_bytes >= LOADED_BYTES && loaded_ns > 0;
+	double rate = loaded_ns > 0 ? (double)loaded_bytes / ((double)loaded_ns * 1e-9) : 0;
 
-	if (loaded_bytes < LOADED_BYTES) {
-		loaded_bytes = now->io_loaded_bytes;
-		loaded_ns = now->io_loaded_ns;
+	if (is_enough) {
+		e->loaded_bytes_per_s = rate;
+		e->at_rate = *now;
 	}
+	l->loaded_bytes_per_s = e->loaded_bytes_per_s > 0 ? e->loaded_bytes_per_s : rate;
 	l->nvme_ns = now->io_busy_ns - was->io_busy_ns;
-	if (!loaded_bytes || loaded_ns <= 0)
+	if (!(l->loaded_bytes_per_s > 0))
 		return;
-	l->loaded_bytes_per_s = (double)loaded_bytes / ((double)loaded_ns * 1e-9);
 	if ((double)bytes / l->loaded_bytes_per_s * 1e9 < (double)l->nvme_ns)
 		l->nvme_ns = (int64_t)((double)bytes / l->loaded_bytes_per_s * 1e9);
 }
 
-static struct st_step_lanes lanes_since(const struct st_engine *e, const struct st_lanes_stats *now)
+static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lanes_stats *now)
 {
 	const struct st_lanes_stats *was = &e->at_report;
 	int64_t kind[ST_OP_KINDS];
@@ -885,7 +890,7 @@ static struct st_step_lanes lanes_since(const struct st_engine *e, const struct 
 	l.update_ns = kind[ST_OP_UPDATE] + kind[ST_OP_UPDATE_ROWS];
 	if (n_hashers(e))
 		l.checksum_ns = (now->hash_ns - was->hash_ns) / n_hashers(e);
-	bound_nvme(&l, was, now);
+	bound_nvme(&l, e, now);
 	l.bound_ns = l.compute_ns;
 	if (l.nvme_ns > l.bound_ns) {
 		l.bound_ns = l.nvme_ns;

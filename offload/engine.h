@@ -79,8 +79,9 @@ struct st_step_in {
  * What each resource was busy with since the step before was reported, and the bound that follows:
  * no order of the same operations, at the rates at which they ran, is faster than the largest of
  *	compute	  the lane was busy
- *	nvme	  bytes moved, over the drives' rate under load: in this step if 64 MiB or more were
- *moved under load, else since the start; and at most the time in which any request was in flight
+ *	nvme	  bytes moved, over the drives' rate under load: over the last 64 MiB or more that
+ *		  were moved under load, those of this step included (before, over all so far); and
+ *		  at most the time in which any request was in flight
  *	checksum  the busy time of the threads that take them, shared evenly
  */
 struct st_step_lanes {

@@ -174,6 +174,7 @@ enum strata_measure {
 	STRATA_MEASURE_CACHED, /* as measured before, else now: a second or two */
 	STRATA_MEASURE_NOW,
 	STRATA_MEASURE_NEVER, /* nominal figures */
+	STRATA_MEASURE_KEPT,  /* as measured before, else no prediction */
 };
 
 enum strata_plan_schedule {
