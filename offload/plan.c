@@ -265,27 +265,44 @@ static void drop_programs(struct st_plan *p)
 	}
 }
 
+/* Compile all wanted variants, each on one of the machine's threads; what became of each. */
+struct compiled {
+	struct st_program *program[ST_VARIANT_N]; /* NULL: not wanted, or failed */
+	enum st_pool failed_pool[ST_VARIANT_N];
+	struct st_error error[ST_VARIANT_N];
+};
+
+static void compile_variants(const struct st_plan *p, const struct st_pool_place *places,
+			     struct compiled *out)
+{
+	memset(out, 0, sizeof(*out));
+#pragma omp parallel for schedule(dynamic)
+	for (int v = 0; v < ST_VARIANT_N; v++) {
+		int rc = is_wanted(p, v)
+				 ? st_compile(p, v, places, &out->program[v], &out->failed_pool[v])
+				 : 0;
+
+		if (rc)
+			st_error_take(&out->error[v], rc);
+	}
+}
+
 /* Peak of each pool in serial order, over all variants: the least that can work. */
 static int measure(const struct st_plan *p, uint64_t *need)
 {
-	struct st_error failed = { 0 };
+	struct compiled c;
+	int rc = 0;
 
-#pragma omp parallel for schedule(dynamic)
-	for (int v = 0; v < ST_VARIANT_N; v++) {
-		struct st_program *prog = NULL;
-		int rc = is_wanted(p, v) ? st_compile(p, v, NULL, &prog, NULL) : 0;
-
-#pragma omp critical(st_plan)
-		{
-			if (rc)
-				st_error_take(&failed, rc);
-			for (unsigned pool = 0; prog && pool < ST_POOL_N; pool++)
-				if (prog->pool_peak[pool] > need[pool])
-					need[pool] = prog->pool_peak[pool];
-		}
-		st_program_destroy(prog);
+	compile_variants(p, NULL, &c);
+	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
+		if (c.error[v].rc)
+			rc = st_error_raise(&c.error[v]);
+		for (unsigned pool = 0; c.program[v] && pool < ST_POOL_N; pool++)
+			if (c.program[v]->pool_peak[pool] > need[pool])
+				need[pool] = c.program[v]->pool_peak[pool];
+		st_program_destroy(c.program[v]);
 	}
-	return failed.rc ? st_error_raise(&failed) : 0;
+	return rc;
 }
 
 static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
@@ -304,29 +321,27 @@ static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
 /* Compile all variants into pools of these sizes; a pool that is too fragmented grows a little. */
 static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 {
-	bool grows[ST_POOL_N] = { true };
+	bool is_done = false;
 
-	while (memchr(grows, true, sizeof(grows))) {
-		struct st_error failed = { 0 };
+	while (!is_done) {
+		bool grows[ST_POOL_N] = { false };
+		struct compiled c;
+		int rc = 0;
 
-		memset(grows, false, sizeof(grows));
 		drop_programs(p); /* pools moved */
 		lay_out(p, pool_bytes);
-#pragma omp parallel for schedule(dynamic)
-		for (int v = 0; v < ST_VARIANT_N; v++) {
-			enum st_pool pool = 0;
-			int rc = is_wanted(p, v)
-					 ? st_compile(p, v, p->places, &p->program[v], &pool)
-					 : 0;
-
-#pragma omp critical(st_plan)
-			if (rc == STRATA_E_NO_FIT)
-				grows[pool] = true;
-			else if (rc)
-				st_error_take(&failed, rc);
+		compile_variants(p, p->places, &c);
+		memcpy(p->program, c.program, sizeof(p->program));
+		is_done = true;
+		for (unsigned v = 0; v < ST_VARIANT_N; v++) {
+			if (c.error[v].rc == STRATA_E_NO_FIT)
+				grows[c.failed_pool[v]] = true;
+			else if (c.error[v].rc)
+				rc = st_error_raise(&c.error[v]);
+			is_done &= !c.error[v].rc;
 		}
-		if (failed.rc)
-			return st_error_raise(&failed);
+		if (rc)
+			return rc;
 		for (unsigned pool = 0; pool < ST_POOL_N; pool++)
 			if (grows[pool])
 				pool_bytes[pool] += align_up(pool_bytes[pool] / 32 + ALIGN_BYTES);
@@ -339,25 +354,28 @@ static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
 static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_t need)
 {
 	const struct st_layout *l = p->layout;
-	uint64_t all = 0, largest = 0, largest_state = 0;
+	uint64_t all = 0, largest = 0, bytes;
 
-	for (uint32_t t = 0; t < l->n_tiles; t++)
-		if (st_tile_state_bytes(l, t) > largest_state)
-			largest_state = st_tile_state_bytes(l, t);
 	if (pool == ST_POOL_PARAM) {
 		for (uint32_t u = 0; u < l->n_units; u++) {
-			uint64_t bytes = align_up(st_unit_param_bytes(l, u));
-
+			bytes = align_up(st_unit_param_bytes(l, u));
 			all += bytes;
 			largest = bytes > largest ? bytes : largest;
 		}
 		if (p->cfg.pins && all > need + PARAM_UNITS_USEFUL * largest)
 			all = need + PARAM_UNITS_USEFUL * largest;
-	} else if (pool == ST_POOL_STATE) {
-		for (uint32_t t = 0; t < l->n_tiles && t < STATE_TILES_USEFUL; t++)
-			all += align_up(largest_state);
-	} else if (pool == ST_POOL_REST) {
-		all = (uint64_t)REST_TILES_USEFUL * ST_STORAGE_TILE * st_dtype_bytes(l->grad_dtype);
+	} else if (pool == ST_POOL_STATE || pool == ST_POOL_REST) {
+		bool is_state = pool == ST_POOL_STATE;
+		unsigned useful = is_state ? STATE_TILES_USEFUL : REST_TILES_USEFUL;
+
+		for (uint32_t t = 0; t < l->n_tiles; t++) {
+			bytes = align_up(is_state ? st_tile_state_bytes(l, t)
+						  : st_tile_grad_bytes(l, t));
+			all += bytes;
+			largest = bytes > largest ? bytes : largest;
+		}
+		if (all > useful * largest)
+			all = useful * largest;
 	}
 	return need && all > need ? all : need;
 }

@@ -22,11 +22,16 @@ bool st_row_part(const struct st_lookup *l, uint32_t row, uint32_t index, struct
 	return index == 0 || (index == 1 && left < l->cols);
 }
 
+static bool is_scale(enum strata_optim_array a)
+{
+	return a == STRATA_ARRAY_M_SCALE || a == STRATA_ARRAY_V_SCALE;
+}
+
 bool st_lookup_needs(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile)
 {
 	bool is_written_only = array == STRATA_ARRAY_LOW && l->layout->param_array == array;
 
-	return !is_written_only && st_tile_array_bytes(l->layout, tile, array, 1) > 0;
+	return !is_written_only && l->elem_bytes[array] > 0;
 }
 
 bool st_lookup_reads(const struct st_lookup *l, enum strata_optim_array array, uint32_t tile)
@@ -43,12 +48,14 @@ static void byte_range(const struct st_lookup *l, enum strata_optim_array array,
 		       const struct st_row_part *p, uint64_t *lo, uint64_t *hi)
 {
 	const struct st_layout *layout = l->layout;
-	size_t off = 0;
+	size_t unit = is_scale(array) ? STRATA_MOMENTS_BLOCK : 1, off = 0;
 
 	if (array != layout->param_array && array != STRATA_ARRAY_GRAD)
-		off = st_tile_state_off(layout, p->tile, array);
-	*lo = off + st_tile_array_off(layout, p->tile, array, p->tile_elem);
-	*hi = off + st_tile_array_bytes(layout, p->tile, array, p->tile_elem + p->n);
+		off = layout->tiles[p->tile].elems == ST_STORAGE_TILE
+			      ? l->state_off[array]
+			      : st_tile_state_off(layout, p->tile, array);
+	*lo = off + p->tile_elem / unit * l->elem_bytes[array];
+	*hi = off + (p->tile_elem + p->n + unit - 1) / unit * l->elem_bytes[array];
 }
 
 static uint64_t block_down(uint64_t off)
@@ -91,6 +98,14 @@ int st_lookup_init(struct st_lookup *l, const struct st_layout *layout, uint32_t
 	*l = (struct st_lookup){ .layout = layout, .unit = unit, .rows = t->dims[0], .cols = cols };
 	if (cols > ST_STORAGE_TILE || !max_tokens)
 		return 0;
+	for (unsigned a = 0; a < STRATA_ARRAY_N; a++) {
+		uint32_t first = layout->unit_first_tile[unit];
+
+		l->elem_bytes[a] = st_tile_array_bytes(layout, first, a, 1);
+		if (layout->tiles[first].elems == ST_STORAGE_TILE && l->elem_bytes[a] &&
+		    a != layout->param_array && a != STRATA_ARRAY_GRAD)
+			l->state_off[a] = st_tile_state_off(layout, first, a);
+	}
 	l->on_nvme = on_nvme;
 	l->max_tokens = max_tokens;
 	l->max_rows = (uint32_t)(max_tokens < l->rows ? max_tokens : l->rows);

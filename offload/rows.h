@@ -40,12 +40,14 @@ enum { ST_ON_NVME_PARAM = 1, ST_ON_NVME_STATE = 2, ST_ON_NVME_GRAD = 4 };
 struct st_lookup { /* of a plan */
 	const struct st_layout *layout;
 	uint32_t unit;
-	size_t rows, cols;             /* of the table */
-	size_t max_tokens;             /* of one pass of the first stage */
-	uint32_t max_rows;             /* that these can name */
-	uint32_t chunk_rows, n_chunks; /* n_chunks 0: nothing is looked up ahead */
-	const uint8_t *on_nvme;        /* [n_tiles] ST_ON_NVME_*; the rest lives in memory */
-	uint64_t chunk_bytes;          /* holds what is read of any chunk; 0: nothing is read */
+	size_t rows, cols;                 /* of the table */
+	size_t max_tokens;                 /* of one pass of the first stage */
+	uint32_t max_rows;                 /* that these can name */
+	uint32_t chunk_rows, n_chunks;     /* n_chunks 0: nothing is looked up ahead */
+	size_t elem_bytes[STRATA_ARRAY_N]; /* of the table's arrays; scales: of a block */
+	size_t state_off[STRATA_ARRAY_N];  /* where they begin in the state of a whole tile */
+	const uint8_t *on_nvme;            /* [n_tiles] ST_ON_NVME_*; the rest lives in memory */
+	uint64_t chunk_bytes;              /* holds what is read of any chunk; 0: nothing is read */
 };
 
 /**

@@ -140,7 +140,7 @@ END_TEST
 /* A table that the last stage does not use is updated before the loss all the same. */
 START_TEST(one_hash_for_each_format)
 {
-	check_all(&formats[_i], STEPS);
+	check(&formats[_i], STEPS, true);
 }
 END_TEST
 

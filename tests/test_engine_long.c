@@ -32,6 +32,12 @@ START_TEST(one_hash_in_fp32)
 }
 END_TEST
 
+START_TEST(one_hash_for_each_format)
+{
+	check_all(&formats[_i], STEPS);
+}
+END_TEST
+
 START_TEST(small_budgets_change_nothing)
 {
 	struct tiny t = { .dtype = ST_BF16,
@@ -67,6 +73,7 @@ int main(void)
 	tcase_add_loop_test(t, one_hash_without_clipping, 0, 2);
 	tcase_add_loop_test(t, one_hash_with_clipping, 0, 2);
 	tcase_add_loop_test(t, one_hash_in_fp32, 0, 2);
+	tcase_add_loop_test(t, one_hash_for_each_format, 0, (int)ST_ARRAY_LEN(formats));
 	tcase_add_loop_test(t, small_budgets_change_nothing, 0, 2);
 	tcase_add_loop_test(t, resumes_bit_exactly, 0, 2);
 	suite_add_tcase(s, t);

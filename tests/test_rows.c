@@ -240,8 +240,12 @@ START_TEST(windows_hold_every_part)
 					    { 400, 1600 },         { 40, 131072 }, { 7, 8 },
 					    { 3, ST_STORAGE_TILE } };
 
+	static const unsigned all_reads[] = { 0, 1, 2, 4, 7, 15 };
+
 	for (size_t i = 0; i < ST_ARRAY_LEN(shapes); i++)
-		for (unsigned reads = 0; reads < 16; reads++) {
+		for (unsigned k = 0; k < ST_ARRAY_LEN(all_reads); k++) {
+			unsigned reads = all_reads[k];
+
 			check_table(shapes[i][0], shapes[i][1], ST_BF16, STRATA_MOMENTS_F32, reads);
 			check_table(shapes[i][0], shapes[i][1], ST_BF16, STRATA_MOMENTS_INT8,
 				    reads);
