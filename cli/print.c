@@ -123,6 +123,14 @@ int st_report(int rc)
 {
 	const char *text = strata_last_error();
 
-	fprintf(stderr, "strata: %s\n", *text ? text : strata_strerror(rc));
+	if (!*text)
+		text = strata_strerror(rc);
+	fputs("strata: ", stderr);
+	for (; *text; text++) { /* one line, whatever the names and values in it hold */
+		bool is_control = (unsigned char)*text < ' ' || *text == 0x7f;
+
+		fprintf(stderr, is_control ? "\\x%02x" : "%c", *text);
+	}
+	fputc('\n', stderr);
 	return strata_exit_code(rc);
 }

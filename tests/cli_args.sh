@@ -33,6 +33,7 @@ done
 
 # Bad usage: one line, exit code 2, the nearest name.
 refused 2 'which verb' "$strata"
+refused 2 'unknown verb "a.x0a.x1b.31mb"' "$strata" $'a\n\e[31mb' # one line, whatever it quotes
 refused 2 'unknown verb "trian"; the nearest known one is "train"' "$strata" trian c.json
 refused 2 'unknown verb "config chekc"; the nearest known one is "config check"' \
 	"$strata" config chekc c.json
