@@ -650,6 +650,9 @@ static int parse_steps(const struct checkpoint_args *a, uint64_t *steps)
 			return st_fail(-EINVAL,
 				       "checkpoint gc: --step needs a whole number, not \"%.64s\".",
 				       text);
+		if (!steps[k])
+			return st_fail(-EINVAL,
+				       "checkpoint gc: --step: 0 is out of range; the least is 1.");
 	}
 	return 0;
 }
@@ -659,7 +662,7 @@ static int check_steps(const struct checkpoint_args *a, const char *run_json, co
 {
 	for (size_t k = 0; k < a->steps.n; k++) {
 		struct chosen c;
-		int rc = choose(a, run_json, steps[k] ? steps[k] : UINT64_MAX, &c);
+		int rc = choose(a, run_json, steps[k], &c);
 
 		free(c.run_json);
 		if (rc)

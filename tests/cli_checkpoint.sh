@@ -106,6 +106,7 @@ refused 2 'say what to remove: --all, --step N or --stale' "${gc[@]}" out
 refused 2 'one of --all, --step N or --stale' "${gc[@]}" out --all --stale
 refused 2 'out: no state of step 9 is there' "${gc[@]}" out --step 2 --step 9
 refused 2 '--step needs a whole number, not "2x"' "${gc[@]}" out --step 2x
+refused 2 '--step: 0 is out of range' "${gc[@]}" out --step 0
 before=$(dirs)
 run 0 "${gc[@]}" out --step 2 --dry-run
 has out.txt '^would remove step 2 \(kept\), '
