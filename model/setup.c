@@ -126,6 +126,18 @@ static int open_data(struct st_setup *s)
 	return 0;
 }
 
+/* Micro-batches of an evaluation: the data's, or where it was not read the most that it can make.
+ */
+static unsigned eval_mb(const struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
+	uint64_t mbs = c->data.eval_windows ? c->data.eval_windows / c->micro_batch : EVAL_MB_MAX;
+
+	if (s->data || !c->data.train)
+		return s->n_eval_mb ? s->n_eval_mb : 1;
+	return mbs > EVAL_MB_MAX ? EVAL_MB_MAX : mbs ? (unsigned)mbs : 1;
+}
+
 static enum st_home home_of(enum st_offload o)
 {
 	return o == ST_OFFLOAD_NVME  ? ST_HOME_NVME
@@ -160,7 +172,7 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 		.model = s->model,
 		.formats = formats_of(c),
 		.n_mb = (unsigned)c->accum_steps,
-		.n_eval_mb = s->n_eval_mb ? s->n_eval_mb : 1,
+		.n_eval_mb = eval_mb(s),
 		.param_home = home_of(c->offload_param),
 		.state_home = home_of(c->offload_optimizer),
 		.needs_norm = c->gradient_clipping > 0 || c->fp16.enabled,

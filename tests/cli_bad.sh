@@ -139,6 +139,16 @@ for tier in device host; do
 	rm -f plan.json
 done
 
+# The smallest that the plan names without reading the data is enough for what training does with it:
+# here an evaluation holds three micro-batches, and a step one.
+wide=(c.json --set strata.model.n_layer=1 --set strata.model.vocab_size=5003 --set train_batch_size=1
+	--set train_micro_batch_size_per_gpu=1 --set strata.data.eval_windows=3
+	--set strata.recompute=false)
+run 0 "$strata" plan "${wide[@]}" --json --no-measure
+smallest=$(tr ',' '\n' <out.txt | sed -n '/smallest_bytes/ { s/.*: *\([0-9]*\).*/\1/p; q }')
+run 0 "${train[@]}" "${wide[@]}" --set "strata.device.memory=$smallest" --output fits --steps 2
+rm -rf fits
+
 # ---- nvme_path -----------------------------------------------------------------------------------
 
 nvme_at() {
