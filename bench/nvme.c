@@ -227,7 +227,7 @@ static void put_row(struct bench *b, const struct row *r)
 		[COL_P99] = ST_REAL(st_hist_quantile(&s->latency, 0.99) / 1e3),
 		[COL_CPU] = ST_REAL(cpu),
 		[COL_XXH3] = has_sums ? ST_REAL(per_gb((double)s->checksum_ns / 1e9, s->n_bytes))
-				      : ST_NONE,
+				      : ST_NO_CELL,
 		[COL_WRONG] = ST_UINT(s->n_wrong),
 		[COL_SECONDS] = ST_REAL(seconds),
 		[COL_SLICES] = ST_UINT(c->n),

@@ -38,7 +38,7 @@ struct st_cell { /* the member that the column's kind names */
 #define ST_TEXTS(v) ((struct st_cell){ .texts = (v) })
 #define ST_UINT(x)  ((struct st_cell){ .n = (x) })
 #define ST_REAL(x)  ((struct st_cell){ .real = (x) })
-#define ST_NONE     ((struct st_cell){ .is_none = true })
+#define ST_NO_CELL  ((struct st_cell){ .is_none = true })
 
 struct st_col {
 	const char *key;   /* in JSON and CSV: "gbps"; NULL: only people see it */

@@ -167,7 +167,7 @@ static void put_row(struct tune *t, const char *part, const char *path, const st
 		[COL_BACKEND] = ST_TEXT(p->backend),
 		[COL_BLOCK] = ST_UINT(p->block_bytes),
 		[COL_DEPTH] = ST_UINT(p->depth),
-		[COL_THREADS] = p->threads ? ST_UINT(p->threads) : ST_NONE,
+		[COL_THREADS] = p->threads ? ST_UINT(p->threads) : ST_NO_CELL,
 		[COL_OP] = ST_TEXT(st_load_op_names[op]),
 		[COL_GBPS] = ST_REAL(gbps),
 		[COL_CPU] = ST_REAL(cpu),
