@@ -475,6 +475,16 @@ static void help_value(const struct st_key *k, FILE *f)
 		fprintf(f, "; \"auto\": %s", k->auto_text);
 }
 
+/* A text of several lines stands under its first one. */
+static void help_text(const char *text, FILE *f)
+{
+	for (; *text; text++) {
+		fputc(*text, f);
+		if (*text == '\n')
+			fputs("    ", f);
+	}
+}
+
 static void help_row(const struct st_key *k, FILE *f)
 {
 	if (k->alias_of) {
@@ -492,7 +502,8 @@ static void help_row(const struct st_key *k, FILE *f)
 		fprintf(f, "refused%s%s: %s\n", k->def ? ", save " : "", k->def ? k->def : "",
 			k->reason);
 	} else {
-		fprintf(f, "%s\n    ", k->help);
+		help_text(k->help, f);
+		fputs("\n    ", f);
 		help_value(k, f);
 		fputc('\n', f);
 	}

@@ -563,6 +563,29 @@ static int note_keys(struct st_config *cfg)
 	return 0;
 }
 
+/* A scheduler with rates of its own leaves the optimizer's unused, as in DeepSpeed. */
+static int note_rate(struct st_config *cfg)
+{
+	const struct st_schedule *s = &cfg->schedule;
+	bool is_warmup = s->type == ST_SCHEDULE_WARMUP || s->type == ST_SCHEDULE_WARMUP_DECAY;
+
+	if (s->type == ST_SCHEDULE_NONE || s->type == ST_SCHEDULE_WARMUP_COSINE ||
+	    !is_given(cfg, "optimizer.params.lr"))
+		return 0;
+	if (!is_warmup)
+		return st_config_note(cfg,
+				      "optimizer.params.lr: no effect, %s has rates of its own",
+				      schedule_name(cfg));
+	if (s->warmup_max_lr == cfg->optimizer.lr)
+		return 0;
+	return st_config_note(
+		cfg,
+		"optimizer.params.lr %g: no effect, %s goes to warmup_max_lr, which is "
+		"%g%s",
+		cfg->optimizer.lr, schedule_name(cfg), s->warmup_max_lr,
+		is_given(cfg, SP "warmup_max_lr") ? "" : " unless given");
+}
+
 static int note_training(struct st_config *cfg)
 {
 	bool is_adam = !strcmp(cfg->optimizer.type, "Adam");
@@ -586,6 +609,8 @@ static int note_training(struct st_config *cfg)
 	else if (cfg->optimizer.weight_decay > 0)
 		rc = st_config_note(cfg, "weight decay %g on all tensors",
 				    cfg->optimizer.weight_decay);
+	if (!rc)
+		rc = note_rate(cfg);
 	if (!rc && is_adam && cfg->optimizer.weight_decay > 0)
 		rc = st_config_note(cfg, "optimizer Adam: weight decay is %s",
 				    cfg->optimizer.kind == STRATA_OPTIM_ADAM

@@ -206,6 +206,9 @@ START_TEST(schema_and_help_hold_every_key)
 	fclose(f);
 	for (size_t i = 0; i < n; i++)
 		ck_assert_msg(strstr(text, k[i].path) != NULL, "%s", k[i].path);
+	for (const char *line = text; *line; line = strchr(line, '\n') + 1) /* a key, or indented */
+		ck_assert_msg(*line == ' ' || st_key_find(line, strcspn(line, ":\n")), "%.60s",
+			      line);
 	free(text);
 	ck_assert_int_eq(st_config_help(stdout, "aio.queue_dept"), STRATA_E_CONFIG);
 	ck_assert_str_eq(st_last_error(),
@@ -340,6 +343,7 @@ START_TEST(schedules_are_filled)
 		     NULL);
 
 	ck_assert(c->schedule.warmup_max_lr == 0.5);
+	ck_assert(!has_note(c, "optimizer.params.lr"));
 	ck_assert_uint_eq(c->schedule.warmup_num_steps, 1000);
 	st_config_destroy(c);
 	c = load("{\"train_batch_size\": 8, \"scheduler\": {\"type\": \"WarmupDecayLR\", "
@@ -350,6 +354,14 @@ START_TEST(schedules_are_filled)
 	ck_assert(c->schedule.warmup_max_lr == 0.001);
 	ck_assert_uint_eq(c->schedule.total_num_steps, 77);
 	ck_assert(has_note(c, "\"auto\": scheduler.params.total_num_steps = 77"));
+	ck_assert(!has_note(c, "optimizer.params.lr"));
+	st_config_destroy(c);
+	c = load("{\"train_batch_size\": 8, \"optimizer\": {\"params\": {\"lr\": 0.5}},"
+		 "\"scheduler\": {\"type\": \"WarmupDecayLR\", \"params\": "
+		 "{\"total_num_steps\": 2000}}}",
+		 NULL);
+	ck_assert(has_note(c, "optimizer.params.lr 0.5: no effect, WarmupDecayLR goes to "
+			      "warmup_max_lr, which is 0.001 unless given"));
 	st_config_destroy(c);
 	c = load("{\"train_batch_size\": 8, \"scheduler\": {\"type\": \"OneCycle\", \"params\": "
 		 "{\"cycle_min_lr\": 1e-4, \"cycle_max_lr\": 1e-3, \"cycle_first_step_size\": 9}}}",
