@@ -47,8 +47,10 @@ static void say_nvme(const struct train *t, const struct strata_info *info)
 		snprintf(dirs + len, sizeof(dirs) - len, "%s%s", i ? ", " : "",
 			 t->cfg->nvme_paths.v[i]);
 	}
-	st_progress_say(t->progress, false, "  NVMe     %s in %s, by %s",
-			st_bytes_text(info->nvme_disk_bytes).s, dirs,
+	if (info->resumed_step) /* where it began; the store says if that differs */
+		dirs[0] = '\0';
+	st_progress_say(t->progress, false, "  NVMe     %s%s%s, by %s",
+			st_bytes_text(info->nvme_disk_bytes).s, *dirs ? " in " : "", dirs,
 			info->io ? info->io : "no I/O");
 }
 
@@ -64,8 +66,7 @@ static void say_head(const struct train *t)
 			" tokens (micro-batch %" PRIu64 " x %" PRIu64 " steps of accumulation)",
 			i->train_batch, i->seq_len, i->micro_batch, i->accum_steps);
 	st_progress_say(p, false, "  device   %s", i->device);
-	st_progress_say(p, false,
-			"  memory   device %s, host %s; parameters: %s, optimizer states: %s",
+	st_progress_say(p, false, "  memory   device %s, host %s; parameters: %s, states: %s",
 			st_bytes_text(i->device_bytes).s, st_bytes_text(i->host_bytes).s,
 			home_text(t->cfg->offload_param), home_text(t->cfg->offload_optimizer));
 	if (i->uses_nvme)

@@ -761,6 +761,34 @@ static int recover(struct st_store *s)
 	return rc;
 }
 
+/*
+ * A resumed run's state stays on the paths of its beginning, whatever the configuration names now.
+ * @param parents  in [n], where the store's directories are
+ */
+static void say_where(const struct st_store_cfg *cfg, char *const *parents, unsigned n)
+{
+	char text[512] = "";
+	bool is_elsewhere = false;
+
+	if (!cfg->paths || !cfg->n_paths)
+		return;
+	for (unsigned p = 0; p < n; p++) {
+		size_t at = strlen(text);
+		struct stat a, b;
+		bool is_named = stat(parents[p], &a) != 0;
+
+		for (unsigned i = 0; !is_named && i < cfg->n_paths; i++)
+			is_named = stat(cfg->paths[i], &b) == 0 && a.st_dev == b.st_dev &&
+				   a.st_ino == b.st_ino;
+		is_elsewhere |= !is_named;
+		snprintf(text + at, sizeof(text) - at, "%s%s", p ? ", " : "", parents[p]);
+	}
+	if (is_elsewhere)
+		st_log(ST_LOG_WARN,
+		       "the state stays where this run began: %s; another place needs a new run",
+		       text);
+}
+
 int st_dir_open_store(struct st_store **out, const struct st_store_cfg *cfg, const char *run_json,
 		      enum st_dir_mode mode)
 {
@@ -788,6 +816,8 @@ int st_dir_open_store(struct st_store **out, const struct st_store_cfg *cfg, con
 		*strrchr(names.dirs[p], '/') = '\0';
 		reclaim(names.dirs[p]);
 	}
+	if (!rc && mode == ST_DIR_WRITE)
+		say_where(cfg, names.dirs, names.n);
 	st_error_take(&e, rc);
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++) {
 		st_dir_close(&files[p]);

@@ -75,12 +75,12 @@ ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_c
 				  char *run_json, size_t run_json_bytes);
 
 /**
- * st_store_open() - recover an existing store (see above); cfg->paths is ignored, the directories
- * come from run_json; extents must match what the superblock says.
- * With cfg->verifies_on_open every live extent is read: damage is then found before the first step,
- * and where the root before it is whole with all its extents, that one is adopted. Without, damage
- * is found by the read that meets it. After a damaged newest root, all extents are verified anyway.
- * Going back to an older root is said by a warning.
+ * st_store_open() - recover an existing store (see above); the directories come from
+ * run_json, and a warning says where they are when cfg->paths does not; extents must match what the
+ * superblock says. With cfg->verifies_on_open every live extent is read: damage is then found
+ * before the first step, and where the root before it is whole with all its extents, that one is
+ * adopted. Without, damage is found by the read that meets it. After a damaged newest root, all
+ * extents are verified anyway. Going back to an older root is said by a warning.
  * @return 0; STRATA_E_BUSY (locked by another process, which is named); STRATA_E_CORRUPT;
  *         STRATA_E_STALE (other extents); STRATA_E_INPUT (a path is gone: which); -errno. On
  *         failure nothing was written.

@@ -33,7 +33,7 @@ for key in val_loss peak_rss_bytes device_peak_bytes host_peak_bytes nvme_bytes_
 	value 'done' "$key" last.txt | grep -qv '^[0-9.eE+-]*$' && fail "$key is no number"
 done
 is_less "$(value 'done' val_loss last.txt)" 4.2 || fail 'the validation loss did not fall'
-has err.txt 'parameters: NVMe, optimizer states: NVMe'
+has err.txt 'parameters: NVMe, states: NVMe'
 for file in model.safetensors config.json log.jsonl run.json strata.json; do
 	[ -s "out/$file" ] || fail "out/$file is missing"
 done
@@ -72,6 +72,13 @@ hash=$(value 'done' state_hash log.txt)
 run 0 "$strata" train c.json --output pieces --progress json --steps 8 --resume
 cp out.txt log.txt
 [ "$(value 'done' state_hash log.txt)" = "$hash" ] || fail 'resuming a finished run changes it'
+
+# Another nvme_path moves no state: that is said, and no line claims that it lies there.
+mkdir elsewhere
+sed 's/"nvme_path": "nvme"/"nvme_path": "elsewhere"/' c.json >moved.json
+run 0 "$strata" train moved.json --output pieces --progress line --steps 9 --resume
+has err.txt 'the state stays where this run began: .*/nvme; another place needs a new run'
+if grep -q 'NVMe .* in elsewhere' err.txt; then fail 'the state is said to be elsewhere'; fi
 
 # The tiers do not change a bit, nor do the pieces.
 for tier in none cpu; do
