@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "core/log.h"
@@ -55,8 +56,15 @@ static int resolve_model(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
 
-	if (c->model.init_from)
+	if (c->model.init_from) {
+		if (access(c->model.init_from, F_OK))
+			return st_fail(
+				STRATA_E_CONFIG,
+				"strata.model.init_from: no directory \"%s\" is there; it holds "
+				"model.safetensors and config.json, and nothing is downloaded",
+				c->model.init_from);
 		return st_hf_config_read(c->model.init_from, &s->gpt2);
+	}
 	if (c->model.name) {
 		if (!st_gpt2_by_name(c->model.name, &s->gpt2))
 			return st_fail(STRATA_E_CONFIG,

@@ -87,6 +87,8 @@ damaged() {
 n_before=$n_failed
 config nvme | sed '/"family"/,/"n_positions"/d; s/"model": {/"model": { "init_from": "weights"/' >w.json
 w=weights/model.safetensors
+sed 's/"weights"/"weihgts"/' w.json >w2.json
+refused 2 'init_from: no directory "weihgts" is there.*nothing is downloaded' "${train[@]}" w2.json
 cp $model $w
 run 0 "${train[@]}" w.json --output started --steps 2
 rm -rf started
