@@ -118,14 +118,31 @@ static int flushed(void)
 	return rc ? st_report(rc) : 0;
 }
 
+/* "config" alone: which words may follow it. */
+static int half_a_verb(const char *word)
+{
+	char seconds[128] = "";
+	size_t len = strlen(word);
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(verbs); i++) {
+		size_t at = strlen(seconds);
+
+		if (!strncmp(verbs[i]->name, word, len) && verbs[i]->name[len] == ' ')
+			snprintf(seconds + at, sizeof(seconds) - at, "%s%s", at ? ", " : "",
+				 verbs[i]->name + len + 1);
+	}
+	return st_report(
+		st_fail(-EINVAL, "%s what? %s (see \"strata help %s\").", word, seconds, word));
+}
+
 static int unknown_verb(char **words)
 {
 	char name[64];
 
-	/* "config", alone or with a second word that is none of its own */
-	if (is_group(words[0]))
-		snprintf(name, sizeof(name), "%.20s%s%.40s", words[0], words[1] ? " " : "",
-			 words[1] ? words[1] : "");
+	if (is_group(words[0]) && !words[1])
+		return half_a_verb(words[0]);
+	if (is_group(words[0])) /* with a second word that is none of its own */
+		snprintf(name, sizeof(name), "%.20s %.40s", words[0], words[1]);
 	else
 		snprintf(name, sizeof(name), "%.48s", words[0]);
 	return st_report(

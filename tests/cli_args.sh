@@ -37,7 +37,8 @@ refused 2 'unknown verb "a.x0a.x1b.31mb"' "$strata" $'a\n\e[31mb' # one line, wh
 refused 2 'unknown verb "trian"; the nearest known one is "train"' "$strata" trian c.json
 refused 2 'unknown verb "config chekc"; the nearest known one is "config check"' \
 	"$strata" config chekc c.json
-refused 2 'unknown verb "config"' "$strata" config
+refused 2 'config what\? check, explain, dump, schema, help \(see "strata help config"\)' \
+	"$strata" config
 refused 2 'train: unknown option --stpes; the nearest known one is --steps' \
 	"$strata" train c.json --stpes 3
 refused 2 'train: unknown option -s; ' "$strata" train c.json -s 3
