@@ -146,7 +146,7 @@ enum {
 
 static const struct st_col columns[COL_ALL] = {
 	[COL_PART] = { "part", "part", NULL, ST_CELL_TEXT, 5, 0 },
-	[COL_PATH] = { "path", "path", NULL, ST_CELL_TEXT, 12, 0 },
+	[COL_PATH] = { "path", "path", NULL, ST_CELL_TEXT, 16, 0 },
 	[COL_BACKEND] = { "backend", "backend", NULL, ST_CELL_TEXT, 8, 0 },
 	[COL_BLOCK] = { "block", "block", NULL, ST_CELL_BYTES, 7, 0 },
 	[COL_DEPTH] = { "depth", "depth", NULL, ST_CELL_UINT, 5, 0 },
