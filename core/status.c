@@ -41,6 +41,13 @@ int strata_exit_code(int rc)
 	return rc == -EINVAL ? 2 : 4;
 }
 
+static bool ends_with(const char *text, size_t len, const char *end)
+{
+	size_t n = strlen(end);
+
+	return len >= n && !memcmp(text + len - n, end, n);
+}
+
 int st__fail(int rc, const char *file, int line, const char *fmt, ...)
 {
 	va_list ap;
@@ -53,7 +60,8 @@ int st__fail(int rc, const char *file, int line, const char *fmt, ...)
 	va_end(ap);
 	last.rc = rc;
 	len = strlen(last.text);
-	if (rc < 0 && rc > -4096 && len && last.text[len - 1] != '.')
+	if (rc < 0 && rc > -4096 && len && last.text[len - 1] != '.' &&
+	    !ends_with(last.text, len, strata_strerror(rc))) /* an error that is handed on */
 		snprintf(last.text + len, sizeof(last.text) - len, ": %s", strata_strerror(rc));
 	return rc;
 }

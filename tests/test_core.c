@@ -14,6 +14,8 @@ START_TEST(fail_keeps_code_and_text)
 {
 	ck_assert_int_eq(st_fail(-ENOENT, "data file %s", "x.txt"), -ENOENT);
 	ck_assert_str_eq(st_last_error(), "data file x.txt: No such file or directory");
+	ck_assert_int_eq(st_fail(-ENOENT, "run: %s", "x.txt: No such file or directory"), -ENOENT);
+	ck_assert_str_eq(strata_last_error(), "run: x.txt: No such file or directory");
 	ck_assert_int_eq(st_fail(STRATA_E_NO_FIT, "needs %d", 3), STRATA_E_NO_FIT);
 	ck_assert_str_eq(st_last_error(), "needs 3");
 	ck_assert_int_eq(strata_exit_code(STRATA_E_NO_FIT), 3);
