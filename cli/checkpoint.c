@@ -138,7 +138,10 @@ static void print_state(const struct st_checkpoint_info *i)
 	printf("%10s %10" PRIu64 "  %-19s %11s %11s  ", step, i->generation, when,
 	       i->live_bytes ? st_bytes_text(i->live_bytes).s : "-",
 	       i->disk_bytes ? st_bytes_text(i->disk_bytes).s : "-");
-	printf("%s%s", kind_words[i->kind], i->rc ? ", DAMAGED" : "");
+	printf("%s%s", kind_words[i->kind],
+	       i->rc == -EACCES || i->rc == -EPERM ? ", not for this user"
+	       : i->rc                             ? ", DAMAGED"
+						   : "");
 	if (!i->rc && i->kind == ST_CHECKPOINT_CURRENT && !i->has_state)
 		printf(", nothing saved yet");
 	if (!i->rc && i->kind == ST_CHECKPOINT_SUPERSEDED)

@@ -100,6 +100,16 @@ has out.txt '^BAD .*superblock 1 \(4096 bytes at offset 0\) is damaged'
 run 0 "${train[@]}" --steps 4 --resume --set strata.nvme.keep_every=2
 run 0 "${verify[@]}" out
 
+# What another user may not read is not damaged.
+other=(setpriv --reuid=12345 --regid=12345 --clear-groups)
+if "${other[@]}" "$strata" version >/dev/null 2>&1; then
+	chmod 711 .
+	run 4 "${other[@]}" "$strata" checkpoint ls "$PWD/out"
+	has out.txt ' current, not for this user'
+	has err.txt '^strata: store directory .*[^d]: Permission denied$'
+	chmod 700 .
+fi
+
 # ---- gc ------------------------------------------------------------------------------------------
 
 refused 2 'say what to remove: --all, --step N or --stale' "${gc[@]}" out
