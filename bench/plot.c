@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define WIDTH       800.0
 #define HEIGHT      440.0
@@ -338,6 +340,7 @@ static void draw(FILE *f, const struct st_plot *p)
 static int save(const char *path, const char *text, size_t len_bytes)
 {
 	FILE *f = fopen(path, "we");
+	struct stat st;
 	int rc = 0;
 
 	if (!f)
@@ -346,7 +349,11 @@ static int save(const char *path, const char *text, size_t len_bytes)
 		rc = errno ? -errno : -EIO;
 	if (fclose(f) && !rc)
 		rc = -errno;
-	return rc ? st_fail(rc, "%s: write", path) : 0;
+	if (!rc)
+		return 0;
+	if (!lstat(path, &st) && S_ISREG(st.st_mode)) /* half a figure is none */
+		(void)unlink(path);
+	return st_fail(rc, "%s: write", path);
 }
 
 int st_plot_write(const struct st_plot *p, const char *path)

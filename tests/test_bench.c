@@ -7,9 +7,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -288,6 +290,7 @@ START_TEST(plots)
 			     .n_x = 2,
 			     .series = series,
 			     .n_series = 2 };
+	struct rlimit whole, part;
 	char path[64], *text;
 
 	snprintf(path, sizeof(path), "%s/plot.svg", dir);
@@ -314,6 +317,14 @@ START_TEST(plots)
 	ck_assert_int_eq(st_plot_write(&p, STRATA_BUILD_DIR "/"
 							    "missing/plot.svg"),
 			 -ENOENT);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &whole), 0);
+	part = (struct rlimit){ 100, whole.rlim_max };
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &part), 0);
+	ck_assert_int_eq(st_plot_write(&p, path), -EFBIG);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &whole), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	ck_assert_int_ne(access(path, F_OK), 0); /* half a figure does not stay */
 }
 END_TEST
 
