@@ -230,6 +230,7 @@ static int finish(struct train *t)
 	int rc;
 
 	st_progress_end(t->progress);
+	st_watch_finishes(t->watch);
 	st_progress_say(t->progress, false, "all steps done: evaluating, writing the result");
 	rc = strata_trainer_finish(t->trainer, &r);
 	if (rc)

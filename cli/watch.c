@@ -22,7 +22,8 @@ struct st_watch {
 	struct strata_trainer *trainer;
 	bool was_attached, resumes;
 	atomic_int signal;
-	int64_t signal_ns; /* when it came */
+	int64_t signal_ns;  /* when it came */
+	bool has_all_steps; /* the result is being written */
 	atomic_bool ends;
 };
 
@@ -41,9 +42,11 @@ static void ask_to_stop(struct st_watch *w, int sig)
 				signal_name(sig));
 		_exit(128 + sig);
 	}
-	st_progress_say(w->progress, false, "%s: stopping %s (a second signal stops at once)",
+	st_progress_say(w->progress, false, "%s: %s (a second signal stops at once)",
 			signal_name(sig),
-			w->was_attached ? "after this step" : "before the first step");
+			w->has_all_steps  ? "all steps are done, so this run is finished first"
+			: w->was_attached ? "stopping after this step"
+					  : "stopping before the first step");
 	if (w->trainer)
 		strata_trainer_stop(w->trainer);
 	pthread_mutex_unlock(&w->lock);
@@ -124,6 +127,13 @@ void st_watch_attach(struct st_watch *w, struct strata_trainer *t)
 	w->was_attached = true;
 	if (t && st_watch_signal(w)) /* it came while the trainer was being opened */
 		strata_trainer_stop(t);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void st_watch_finishes(struct st_watch *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->has_all_steps = true;
 	pthread_mutex_unlock(&w->lock);
 }
 
