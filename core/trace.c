@@ -296,6 +296,9 @@ static int take_file(struct st_trace *t)
 	if (t->fd < 0 || fstat(t->fd, &st))
 		return st_fail(STRATA_E_INPUT, "trace %s: cannot be written (%s)", t->path,
 			       strata_strerror(-errno));
+	/* O_NONBLOCK was for the open alone: a pipe's reader may be slow. */
+	if (!S_ISREG(st.st_mode) && fcntl(t->fd, F_SETFL, O_RDWR) < 0)
+		return st_fail(-errno, "trace %s: fcntl", t->path);
 	if (!S_ISREG(st.st_mode) || !st.st_size)
 		return 0;
 	if (pread(t->fd, head, sizeof(head), 0) != (ssize_t)sizeof(head) ||

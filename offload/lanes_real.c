@@ -412,8 +412,9 @@ static void retire_ops(struct st_lanes_real *r, struct direction *d)
 		if (o->has_next || o->in_flight)
 			return;
 		push_done(r, o->token, carry(&o->error, o->rc));
-		if (o->begin_ns)
-			trace_op(r, o->p, o->op, o->ctx, o->begin_ns, st_now_ns());
+		if (r->cfg.trace)
+			trace_op(r, o->p, o->op, o->ctx, o->begin_ns ? o->begin_ns : st_now_ns(),
+				 st_now_ns());
 		pthread_mutex_lock(&r->lock);
 		d->stats.ops += !o->rc;
 		pthread_mutex_unlock(&r->lock);

@@ -41,6 +41,7 @@ struct tiny { /* what a test varies; zero is the plain case */
 	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
 	bool waits;   /* the lookup waits for the whole table's update */
 	enum tiny_text text;
+	struct st_trace *trace; /* or NULL */
 };
 
 struct tiny_run {
@@ -155,6 +156,7 @@ static inline int tiny_try_engine(struct tiny_run *r, const struct tiny *t, cons
 		.always_speculates = true,
 		.numeric_plan = 42,
 		.fill = tiny_fill,
+		.trace = t->trace,
 	};
 
 	const struct strata_loss_scale_cfg scale = {
