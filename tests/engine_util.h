@@ -38,8 +38,8 @@ struct tiny { /* what a test varies; zero is the plain case */
 	unsigned n_mb;
 	bool plans_modes;
 	bool is_for_formats; /* a variation that is tried with every format */
-	bool is_wide; /* the blocks' matrices are large, instead of the vocabulary */
-	bool waits;   /* the lookup waits for the whole table's update */
+	bool is_wide;        /* the blocks' matrices are large, instead of the vocabulary */
+	bool waits;          /* the lookup waits for the whole table's update */
 	enum tiny_text text;
 	struct st_trace *trace; /* or NULL */
 };
