@@ -346,7 +346,9 @@ static int serve_step(struct st_engine *e, struct command *c)
 	if (rc)
 		return rc;
 	e->ahead = NULL;
-	run->step = e->serving = c->run->step;
+	e->serving = c->run->step;
+	if (run->step != e->serving) /* one that ran ahead has it, and may be read meanwhile */
+		run->step = e->serving;
 	run->loss_scale = e->exec.boundary.loss_scale.scale;
 	run->lr = c->step->lr;
 	run->beta1 = c->step->beta1;
