@@ -84,7 +84,8 @@ int st_report_check_file(const char *path)
 	struct stat st;
 
 	if (!stat(path, &st)) {
-		if (S_ISDIR(st.st_mode) || access(path, W_OK))
+		/* A pipe without a reader would be waited for. */
+		if (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode) || access(path, W_OK))
 			return st_fail(STRATA_E_INPUT, "%s cannot be written: name another file.",
 				       path);
 		return 0;

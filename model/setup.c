@@ -129,7 +129,9 @@ static int open_data(struct st_setup *s)
 	if (c->data.eval_windows && c->data.eval_windows < windows)
 		windows = c->data.eval_windows;
 	mbs = windows / c->micro_batch ? windows / c->micro_batch : 1;
-	s->n_eval_mb = mbs < EVAL_MB_MAX ? (unsigned)mbs : EVAL_MB_MAX;
+	s->n_eval_mb = EVAL_MB_MAX;
+	while (mbs % s->n_eval_mb) /* none is left out */
+		s->n_eval_mb--;
 	s->n_eval_runs = (unsigned)(mbs / s->n_eval_mb);
 	return 0;
 }

@@ -565,11 +565,11 @@ static void choose_pins(const struct st_plan *p, const uint64_t *free_bytes, str
  * Keep in memory what the budgets allow beside the pools with their run-ahead. Other homes make
  * other programs, and these may need other pools: where it does not come out, keep less.
  */
-static int pin(struct st_plan *p, const struct pins *none, uint64_t *pool_bytes)
+static int pin(struct st_plan *p, const struct pins *least, uint64_t *pool_bytes)
 {
-	struct pins pins = *none;
+	struct pins pins = *least;
 	uint64_t free_bytes[ST_ARENA_N] = { 0 };
-	bool is_settled = true; /* with `none` */
+	bool is_settled = true; /* with the least */
 
 	spread_rest(p, pool_bytes);
 	lay_out(p, pool_bytes);
@@ -580,8 +580,8 @@ static int pin(struct st_plan *p, const struct pins *none, uint64_t *pool_bytes)
 		int rc;
 
 		choose_pins(p, free_bytes, &pins);
-		if (memcmp(&pins, none, sizeof(pins)) == 0)
-			return is_settled ? 0 : settle(p, none, pool_bytes);
+		if (memcmp(&pins, least, sizeof(pins)) == 0)
+			return is_settled ? 0 : settle(p, least, pool_bytes);
 		rc = settle(p, &pins, pool_bytes);
 		if (rc || fits(p))
 			return rc;
@@ -593,10 +593,9 @@ static int pin(struct st_plan *p, const struct pins *none, uint64_t *pool_bytes)
 
 static int decide(struct st_plan *p)
 {
-	const bool is_free = !budget_of(p, ST_ARENA_HOST); /* then no gradient goes to NVMe */
-	const struct pins none = { .grads = is_free ? p->layout->n_tiles : 0 };
+	struct pins kept = { 0 };
 	uint64_t pool_bytes[ST_POOL_N];
-	int rc = settle(p, &none, pool_bytes);
+	int rc = settle(p, &kept, pool_bytes);
 
 	if (rc)
 		return rc;
@@ -604,8 +603,12 @@ static int decide(struct st_plan *p)
 	rc = check_budget(p, ST_ARENA_DEVICE, "device", "strata.device.memory");
 	if (!rc)
 		rc = check_budget(p, ST_ARENA_HOST, "host", "strata.host.memory");
+	if (!rc && p->cfg.rest == ST_REST_FIT && !budget_of(p, ST_ARENA_HOST)) {
+		kept.grads = p->layout->n_tiles; /* no budget sends them to NVMe */
+		rc = settle(p, &kept, pool_bytes);
+	}
 	if (!rc)
-		rc = pin(p, &none, pool_bytes);
+		rc = pin(p, &kept, pool_bytes);
 	if (!rc)
 		rc = try_spread(p, pool_bytes);
 	if (rc)

@@ -123,6 +123,9 @@ refused 2 '--depth: 0 is out of range' "${bench[@]}" --path drive --depth 0
 refused 2 '--backend: "libaio" is none of auto, io_uring, threads' "${bench[@]}" --path drive \
 	--backend libaio
 refused 2 '--json and --csv: choose one' "${bench[@]}" "${small[@]}" --json --csv
+mkfifo pipe.svg
+refused 2 'pipe.svg cannot be written' "${bench[@]}" "${small[@]}" --svg pipe.svg
+rm pipe.svg
 refused 2 'nowhere/plot.svg' "${bench[@]}" "${small[@]}" --svg nowhere/plot.svg
 run 3 "${bench[@]}" --path drive --size 1000TiB --block 64MiB --depth 1
 grep -q '^strata: .*drive.* free' err.txt || fail "no room: $(cat err.txt)"
