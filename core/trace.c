@@ -31,14 +31,15 @@ struct st_trace {
 	struct st_trace_event *batch; /* [RING / 4] the writer's copy */
 	pthread_t writer;
 	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t wakes;
+	pthread_cond_t wakes, written;
 	struct st_trace_event *ring; /* [RING] */
 	uint32_t head, n;
 	uint64_t n_dropped;
 	const char *rows[ST_TRACE_ROWS_MAX];
 	uint32_t rows_named; /* bits: rows that the writer has yet to name */
 	int64_t row_end_ns[ST_TRACE_ROWS_MAX];
-	bool stops;
+	bool stops, flushes;
+	bool is_writing; /* the writer has a batch of its own */
 	int rc;
 };
 
@@ -175,7 +176,9 @@ static uint32_t take(struct st_trace *t, uint32_t *rows, bool *stops)
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&t->lock);
-	while (t->n < RING / 4 && !t->stops)
+	t->is_writing = false;
+	pthread_cond_broadcast(&t->written);
+	while (t->n < RING / 4 && !t->stops && !t->flushes)
 		if (pthread_cond_timedwait(&t->wakes, &t->lock, &until))
 			break;
 	n = t->n < RING / 4 ? t->n : RING / 4;
@@ -185,6 +188,8 @@ static uint32_t take(struct st_trace *t, uint32_t *rows, bool *stops)
 	t->n -= n;
 	*rows = t->rows_named;
 	t->rows_named = 0;
+	t->flushes = t->flushes && t->n;
+	t->is_writing = n || *rows;
 	*stops = t->stops && !t->n;
 	pthread_mutex_unlock(&t->lock);
 	return n;
@@ -281,6 +286,17 @@ void st_trace_row(struct st_trace *t, unsigned row, const char *name)
 	pthread_mutex_unlock(&t->lock);
 }
 
+void st_trace_flush(struct st_trace *t)
+{
+	pthread_mutex_lock(&t->lock);
+	while (t->n || t->rows_named || t->is_writing) {
+		t->flushes = t->n || t->rows_named;
+		pthread_cond_signal(&t->wakes);
+		pthread_cond_wait(&t->written, &t->lock);
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
 /* ---- open and close ------------------------------------------------------------------------ */
 
 /* Nobody's file is written over: only what begins as a trace does. */
@@ -332,12 +348,14 @@ static int start(struct st_trace *t)
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&t->wakes, &monotonic);
+	pthread_cond_init(&t->written, NULL);
 	pthread_condattr_destroy(&monotonic);
 	rc = -pthread_create(&t->writer, NULL, writer_main, t);
 	if (!rc)
 		return 0;
 	pthread_mutex_destroy(&t->lock);
 	pthread_cond_destroy(&t->wakes);
+	pthread_cond_destroy(&t->written);
 	return st_fail(rc, "trace %s: a thread", t->path);
 }
 
@@ -410,6 +428,7 @@ int st_trace_close(struct st_trace *t, bool removes)
 		unlink(t->path);
 	pthread_mutex_destroy(&t->lock);
 	pthread_cond_destroy(&t->wakes);
+	pthread_cond_destroy(&t->written);
 	release(t);
 	return rc;
 }

@@ -44,7 +44,7 @@ struct st_trace_arg {
 	const char *text;
 };
 
-/* Texts are borrowed until st_trace_close(). */
+/* Texts are borrowed until st_trace_flush() or st_trace_close(). */
 struct st_trace_event {
 	enum st_trace_kind kind;
 	unsigned row;
@@ -72,6 +72,9 @@ void st_trace_put(struct st_trace *t, struct st_trace_event *e);
 void st_trace_uint(struct st_trace_event *e, const char *key, uint64_t n);
 void st_trace_real(struct st_trace_event *e, const char *key, double x);
 void st_trace_text(struct st_trace_event *e, const char *key, const char *text);
+
+/** st_trace_flush() - wait until all that was put is written: its texts may go. */
+void st_trace_flush(struct st_trace *t);
 
 /** st_trace_close() - write what waits, and the end. NULL is accepted.
  *  @param removes  in, the file goes, if this process created it

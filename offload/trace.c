@@ -66,6 +66,8 @@ int st_run_trace_create(struct st_run_trace **out, struct st_trace *file,
 
 void st_run_trace_destroy(struct st_run_trace *t)
 {
+	if (t)
+		st_trace_flush(t->file); /* names of rows, units and stages go */
 	free(t);
 }
 

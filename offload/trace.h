@@ -20,8 +20,7 @@
 
 struct st_run_trace;
 
-/** st_run_trace_create() - names the rows. file and plan are borrowed until destroy, the plan's
- *  model also until the file is closed. */
+/** st_run_trace_create() - names the rows. file and plan are borrowed until destroy. */
 ST_MUST_CHECK int st_run_trace_create(struct st_run_trace **out, struct st_trace *file,
 				      const struct st_plan *plan, unsigned n_hashers);
 void st_run_trace_destroy(struct st_run_trace *t);
