@@ -107,11 +107,17 @@ struct strata_optim_range st_tile_range(const struct st_layout *l, uint32_t tile
 	state_offsets(l, tile, off);
 	array_bytes(l, tile, l->tiles[tile].elems, all);
 	for (unsigned a = 0; a < STRATA_ARRAY_N; a++) {
-		char *base = a == l->param_array      ? param
-			     : a == STRATA_ARRAY_GRAD ? grad
-						      : (char *)state + off[a];
+		char *base = state;
 
-		if (all[a] && base)
+		if (!all[a])
+			continue; /* off[a] means nothing */
+		if (a == l->param_array)
+			base = param;
+		else if (a == STRATA_ARRAY_GRAD)
+			base = grad;
+		else
+			base += off[a];
+		if (base)
 			r.array[a] = base + st_tile_array_off(l, tile, a, first);
 	}
 	return r;
