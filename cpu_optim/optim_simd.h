@@ -24,6 +24,7 @@
  * Each step is that of optim_scalar.c, in the same order. What is left after the last whole vector
  * goes through the scalar kernels themselves.
  */
+#define VEC_RUN    STRATA_MOMENTS_BLOCK
 #define VEC_INLINE static inline __attribute__((always_inline))
 
 VEC_INLINE vf vec_canonical(vf x)
@@ -78,7 +79,7 @@ VEC_INLINE struct vec_factors vec_factors(const struct st_factors *s)
 }
 
 struct vec_elem {
-	vf p, m, v;
+	vf m, v;
 };
 
 /* rule: a constant at every call, here and below. */
@@ -121,31 +122,48 @@ VEC_INLINE vf vec_load_grad(enum strata_optim_grads grads, const void *g, size_t
 	return vf_load_f16((const uint16_t *)g + i);
 }
 
-/* Elements [i, i + VLEN) of the range; their moments are decoded before and stored after. */
-VEC_INLINE void vec_step(const struct vec_factors *s, const struct strata_optim_format *f,
-			 const struct strata_optim_range *r, size_t i, struct vec_elem *e,
-			 enum st_rule rule, bool is_split)
+VEC_INLINE vf vec_load_param(const struct strata_optim_range *r, size_t i, bool is_split)
+{
+	const uint16_t *hi = r->array[STRATA_ARRAY_PARAM];
+	const int16_t *lo = r->array[STRATA_ARRAY_LOW];
+
+	if (is_split)
+		return vec_join(hi + i, lo + i);
+	return vf_load((const float *)r->array[STRATA_ARRAY_PARAM] + i);
+}
+
+/* The first half of a step, elements [i, i + VLEN): new moments, and the direction. */
+VEC_INLINE vf vec_moments(const struct vec_factors *s, const struct strata_optim_format *f,
+			  const struct strata_optim_range *r, size_t i, struct vec_elem *e,
+			  enum st_rule rule, bool is_split)
+{
+	vf g = vf_mul(vec_load_grad(f->grads, r->array[STRATA_ARRAY_GRAD], i), s->grad_scale);
+
+	if (st_rule_is_l2(rule))
+		g = vf_add(g, vf_mul(s->wd, vec_load_param(r, i, is_split)));
+	return vec_direction(s, e, g, rule);
+}
+
+/* The second half: new parameters. Where they are packed, in a loop of its own after the first:
+ * what waits for a root and a division is then not all of a step, and more steps are in flight. */
+VEC_INLINE void vec_apply(const struct vec_factors *s, const struct strata_optim_format *f,
+			  const struct strata_optim_range *r, size_t i, vf d, bool is_split)
 {
 	uint16_t *hi = r->array[STRATA_ARRAY_PARAM], *low16 = r->array[STRATA_ARRAY_LOW];
 	float *p32 = r->array[STRATA_ARRAY_PARAM];
 	int16_t *lo = r->array[STRATA_ARRAY_LOW];
-	vf g = vec_load_grad(f->grads, r->array[STRATA_ARRAY_GRAD], i), d;
+	vf p = vec_load_param(r, i, is_split);
 
-	e->p = is_split ? vec_join(hi + i, lo + i) : vf_load(p32 + i);
-	g = vf_mul(g, s->grad_scale);
-	if (st_rule_is_l2(rule))
-		g = vf_add(g, vf_mul(s->wd, e->p));
-	d = vec_direction(s, e, g, rule);
-	e->p = vec_canonical(vf_sub(e->p, vf_fma(s->step_size, d, vf_mul(s->lr_wd, e->p))));
+	p = vec_canonical(vf_sub(p, vf_fma(s->step_size, d, vf_mul(s->lr_wd, p))));
 	if (is_split) {
-		vec_split(vi_of(e->p), hi + i, lo + i);
+		vec_split(vi_of(p), hi + i, lo + i);
 		return;
 	}
-	vf_store(p32 + i, e->p);
+	vf_store(p32 + i, p);
 	if (f->params == STRATA_PARAMS_F32_BF16)
-		vi_store_16(low16 + i, vec_round_bf16(e->p));
+		vi_store_16(low16 + i, vec_round_bf16(p));
 	else if (f->params == STRATA_PARAMS_F32_F16)
-		vf_store_f16(low16 + i, e->p);
+		vf_store_f16(low16 + i, p);
 }
 
 /* Those of VLEN elements from elem on. */
@@ -172,32 +190,46 @@ VEC_INLINE size_t vec_update_plain(const struct st_factors *factors,
 	float *m32 = r.array[STRATA_ARRAY_M], *v32 = r.array[STRATA_ARRAY_V];
 	uint16_t *m16 = r.array[STRATA_ARRAY_M], *v16 = r.array[STRATA_ARRAY_V];
 	const bool has_m = st_rule_has_m(rule), has_v = st_rule_has_v(rule);
-	size_t i;
+	const size_t whole = r.n / VLEN * VLEN;
 
-	for (i = 0; i + VLEN <= r.n; i += VLEN) {
-		struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f) };
-		vi random = vi_set1(0);
+	for (size_t at = 0; at < whole; at += VEC_RUN) {
+		const size_t end = whole - at < VEC_RUN ? whole : at + VEC_RUN;
+		vf d[VEC_RUN / VLEN];
 
-		if (is_bf16)
-			random = vec_random(key, (uint32_t)(r.first + i));
-		if (has_m)
-			e.m = is_bf16 ? vf_of(vi_shl(vi_load_u16(m16 + i), 16)) : vf_load(m32 + i);
-		if (has_v)
-			e.v = is_bf16 ? vf_of(vi_shl(vi_load_u16(v16 + i), 16)) : vf_load(v32 + i);
-		vec_step(&s, &f, &r, i, &e, rule, is_split);
-		e.m = vec_canonical(e.m);
-		e.v = vec_canonical(e.v);
-		if (has_m && is_bf16)
-			vi_store_upper16(m16 + i, vi_add(vi_of(e.m), vi_shr(random, 16)));
-		else if (has_m)
-			vf_store(m32 + i, e.m);
-		if (has_v && is_bf16)
-			vi_store_upper16(v16 + i,
-					 vi_add(vi_of(e.v), vi_and(random, vi_set1(0xffffu))));
-		else if (has_v)
-			vf_store(v32 + i, e.v);
+		for (size_t i = at; i < end; i += VLEN) {
+			struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f) };
+			vi random = vi_set1(0);
+			vf dir;
+
+			if (is_bf16)
+				random = vec_random(key, (uint32_t)(r.first + i));
+			if (has_m)
+				e.m = is_bf16 ? vf_of(vi_shl(vi_load_u16(m16 + i), 16))
+					      : vf_load(m32 + i);
+			if (has_v)
+				e.v = is_bf16 ? vf_of(vi_shl(vi_load_u16(v16 + i), 16))
+					      : vf_load(v32 + i);
+			dir = vec_moments(&s, &f, &r, i, &e, rule, is_split);
+			if (is_split)
+				d[(i - at) / VLEN] = dir;
+			else
+				vec_apply(&s, &f, &r, i, dir, false);
+			e.m = vec_canonical(e.m);
+			e.v = vec_canonical(e.v);
+			if (has_m && is_bf16)
+				vi_store_upper16(m16 + i, vi_add(vi_of(e.m), vi_shr(random, 16)));
+			else if (has_m)
+				vf_store(m32 + i, e.m);
+			if (has_v && is_bf16)
+				vi_store_upper16(v16 + i, vi_add(vi_of(e.v),
+								 vi_and(random, vi_set1(0xffffu))));
+			else if (has_v)
+				vf_store(v32 + i, e.v);
+		}
+		for (size_t i = at; is_split && i < end; i += VLEN)
+			vec_apply(&s, &f, &r, i, d[(i - at) / VLEN], true);
 	}
-	return i;
+	return whole;
 }
 
 VEC_INLINE vf vec_decode_m(const uint8_t *codes, vf scale)
@@ -250,7 +282,7 @@ VEC_INLINE vi vec_encode_v(vf v, vf inverse, vi random)
 
 /* The moments of a block after the step, before they are encoded. */
 struct vec_block {
-	vf m[VEC_PER_BLOCK], v[VEC_PER_BLOCK];
+	vf m[VEC_PER_BLOCK], v[VEC_PER_BLOCK], d[VEC_PER_BLOCK];
 	vi m_max, v_max; /* of the bits without sign */
 };
 
@@ -315,18 +347,20 @@ VEC_INLINE size_t vec_update_int8(const struct st_factors *factors,
 
 		for (size_t k = 0; k < VEC_PER_BLOCK; k++) {
 			const size_t i = at + k * VLEN;
-			struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f) };
+			struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f) };
 
 			if (has_m)
 				e.m = vec_decode_m(m8 + i, vf_set1(m_scale[b]));
 			if (has_v)
 				e.v = vec_decode_v(v8 + i, vf_set1(v_scale[b]));
-			vec_step(&s, &f, &r, i, &e, rule, is_split);
+			block.d[k] = vec_moments(&s, &f, &r, i, &e, rule, is_split);
 			block.m[k] = e.m;
 			block.v[k] = e.v;
 			m_max = vi_max(m_max, vi_and(vi_of(e.m), no_sign));
 			v_max = vi_max(v_max, vi_and(vi_of(e.v), no_sign));
 		}
+		for (size_t k = 0; k < VEC_PER_BLOCK; k++)
+			vec_apply(&s, &f, &r, at + k * VLEN, block.d[k], is_split);
 		block.m_max = m_max;
 		block.v_max = v_max;
 		vec_encode_block(&block, key, (uint32_t)(r.first + at), m8 + at, v8 + at,
