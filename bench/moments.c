@@ -223,16 +223,15 @@ static int open_run(struct bench *b, struct strata_trainer **t, unsigned seed, u
 }
 
 /* A loss that was measured after `step`; the first run says where. */
-static int add_point(struct bench *b, struct run *r, size_t *n, uint64_t step, double loss)
+static void add_point(struct bench *b, struct run *r, size_t *n, uint64_t step, double loss)
 {
 	if (*n == POINTS_MAX)
-		return 0; /* a finer curve shows no more */
+		return; /* a finer curve shows no more */
 	if (!b->n_runs) {
 		b->steps_at[*n] = (double)step;
 		b->n_points = *n + 1;
 	}
 	r->loss[(*n)++] = loss;
-	return 0;
 }
 
 static int steps(struct bench *b, struct strata_trainer *t, struct run *r, unsigned seed,
@@ -248,7 +247,7 @@ static int steps(struct bench *b, struct strata_trainer *t, struct run *r, unsig
 			return -EINTR;
 		rc = strata_trainer_step(t, NULL, NULL, &m);
 		if (!rc && isfinite(m.val_loss) && m.step < b->steps)
-			rc = add_point(b, r, &n, m.step, m.val_loss);
+			add_point(b, r, &n, m.step, m.val_loss);
 		if (!rc && m.step % 10 == 0)
 			st_report_status(&b->report, "seed %u, %s: step %llu of %llu, loss %.3f",
 					 seed + 1, moments_names[format],
@@ -260,12 +259,13 @@ static int steps(struct bench *b, struct strata_trainer *t, struct run *r, unsig
 	if (rc)
 		return rc;
 	if (!isfinite(result.val_loss))
-		return st_fail(STRATA_E_CONFIG,
-			       "%s: bench moments compares validation losses: set "
-			       "strata.data.held_out or strata.data.val.",
-			       b->a->config);
+		return st_fail(STRATA_E_NUMERIC,
+			       "bench moments: seed %u with %s moments: the validation loss is not "
+			       "finite: lower the learning rate.",
+			       seed + 1, moments_names[format]);
 	r->final = result.val_loss;
-	return add_point(b, r, &n, b->steps, result.val_loss);
+	add_point(b, r, &n, b->steps, result.val_loss);
+	return 0;
 }
 
 static int train(struct bench *b, unsigned seed, unsigned format)
