@@ -166,7 +166,7 @@ struct bench {
 	struct st_optim_bench *run;
 	unsigned teams[TEAMS_MAX], n_teams, n_rows;
 	struct row rows[ROWS_MAX];
-	int64_t start_ns;
+	int64_t start_ns, measure_ns; /* before and after memory was had */
 	uint64_t n_wrong;
 };
 
@@ -277,7 +277,7 @@ static int measure_format(struct bench *b, const struct strata_optim_format *f, 
 	for (unsigned i = 0; !rc && i < b->n_teams; i++) {
 		*done += weight(b, i) / all;
 		rc = st_optim_bench_run(b->run, b->teams[i],
-					b->start_ns + (int64_t)(*done * b->a->seconds * 1e9),
+					b->measure_ns + (int64_t)(*done * b->a->seconds * 1e9),
 					is_stopped, rates);
 		for (int size = 0; !rc && size < ST_OPTIM_SIZES; size++) {
 			struct row *r = &b->rows[b->n_rows];
@@ -299,6 +299,7 @@ static int measure(struct bench *b)
 	double done = 0, all = 0;
 	int rc = 0;
 
+	b->measure_ns = st_now_ns();
 	for (unsigned i = 0; i < b->n_teams; i++)
 		all += weight(b, i) * N_FORMATS;
 	for (size_t i = 0; !rc && i < N_FORMATS; i++)

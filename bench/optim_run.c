@@ -25,7 +25,7 @@
 #define CACHED_MIN   ((size_t)1024)
 #define CACHED_BYTES ((size_t)256 << 10) /* for one thread's arrays, both sides' */
 #define MIDDLE_BYTES ((double)(64u << 20))
-#define SAMPLE_NS    3000000 /* a shorter pass is repeated */
+#define SAMPLE_ELEMS 4e6 /* of one thread */
 #define ROUNDS_MAX   400u
 #define SPOTS        8u
 #define SPOT_ELEMS   ((size_t)16384)
@@ -53,7 +53,7 @@ struct st_optim_bench {
 	struct place *cached; /* [cfg.threads] */
 	uint64_t t;           /* the last step */
 	unsigned team;        /* threads that the last pass had */
-	unsigned reps[ST_OPTIM_SIZES][SUBJECTS];
+	unsigned reps[ST_OPTIM_SIZES];
 	volatile uint64_t sink;
 	struct samples samples[ST_OPTIM_SIZES];
 };
@@ -459,24 +459,17 @@ static double elems_per_pass(const struct st_optim_bench *b, enum st_optim_size 
 	return (double)elems_of(b, size) * (size == ST_OPTIM_CACHED ? b->team : 1);
 }
 
-/* Warms up, and finds how often a pass is to be repeated. */
-static void calibrate(struct st_optim_bench *b, enum st_optim_size size, unsigned threads)
+/* Warms up, and says how often a pass is repeated: a sample is some milliseconds of work. Not found
+ * by timing, for on a busy machine a first, interrupted pass would seem long enough. */
+static void warm_up(struct st_optim_bench *b, enum st_optim_size size, unsigned threads)
 {
-	for (int who = 0; who < SUBJECTS; who++) {
-		unsigned *reps = &b->reps[size][who];
-		double alone, ns;
+	const double team = size == ST_OPTIM_CACHED ? 1 : threads;
+	double alone_ns;
 
-		*reps = size == ST_OPTIM_CACHED ? 64 : 1;
-		ns = timed(b, size, (enum subject)who, threads, *reps, &alone);
-		while (ns * *reps < SAMPLE_NS && *reps < 1u << 20) {
-			double want = SAMPLE_NS / (ns > 1 ? ns : 1);
-
-			*reps = want > 1u << 20 ? 1u << 20 : (unsigned)want + 1;
-			ns = timed(b, size, (enum subject)who, threads, *reps, &alone);
-			if (ns * *reps > SAMPLE_NS / 2)
-				break;
-		}
-	}
+	b->reps[size] = 1 + (unsigned)(SAMPLE_ELEMS * team / (double)elems_of(b, size));
+	for (int who = 0; who < SUBJECTS; who++)
+		if (size != ST_OPTIM_CACHED || who != RMW)
+			timed(b, size, (enum subject)who, threads, 1, &alone_ns);
 }
 
 static void sample(struct st_optim_bench *b, enum st_optim_size size, unsigned threads,
@@ -488,7 +481,7 @@ static void sample(struct st_optim_bench *b, enum st_optim_size size, unsigned t
 
 		if (size == ST_OPTIM_CACHED && who == RMW)
 			continue;
-		ns = timed(b, size, who, threads, b->reps[size][who], &alone_ns);
+		ns = timed(b, size, who, threads, b->reps[size], &alone_ns);
 		b->samples[size].rate[who][round] = elems_per_pass(b, size) / ns;
 		if (who == FOUR)
 			b->samples[size].alone[round] = elems_per_pass(b, size) / alone_ns;
@@ -649,7 +642,7 @@ int st_optim_bench_run(struct st_optim_bench *b, unsigned threads, int64_t until
 
 	for (int size = 0; size < ST_OPTIM_SIZES; size++)
 		if (elems_of(b, (enum st_optim_size)size))
-			calibrate(b, (enum st_optim_size)size, threads);
+			warm_up(b, (enum st_optim_size)size, threads);
 	while (rounds < ROUNDS_MAX && (!rounds || st_now_ns() < until_ns)) {
 		if (stops && stops())
 			return -EINTR;
