@@ -9,6 +9,8 @@
 What is not installed is left out, and said; without PyTorch nothing is measured (exit code 77).
 DeepSpeed compiles its kernel on first use, which takes a minute and a C++ compiler. Contenders run in
 turn in an order that rotates; figures are medians over the rounds, ratios are taken within a round.
+Leave OMP_WAIT_POLICY unset: threads that wait actively take cores from whoever comes next. All arrays
+are PyTorch's, in pages of the usual size; strata bench optim, as the engine, uses huge ones.
 
 	torch ...        torch.optim.AdamW over fp32 tensors: one after the other, foreach, fused
 	deepspeed adam   DeepSpeedCPUAdam.step() alone, fp32
