@@ -21,7 +21,7 @@
 #include "core/log.h"
 
 #define DIR_PREFIX   "strata-"
-#define LOCK_WAIT_NS 5000000000 /* for a dead process' last I/O */
+#define LOCK_WAIT_NS 5000000000 /* for a dead process' last I/O, or a reclaim's */
 #define IN_USE_BYTES sizeof(((struct st_store *)0)->in_use)
 
 _Static_assert(sizeof(DIR_PREFIX) + ST_DIR_HEX_CHARS == ST_STORE_NAME_BYTES, "directory names fit");
@@ -268,16 +268,29 @@ static int open_made(struct st_store_file *f)
 }
 
 /*
- * The new directory, locked. Until it is, a reclaim would take it for an abandoned one; so both
- * hold a lock on the parent meanwhile. Who cannot get it within a second goes on without: the lock
- * is open to everybody, and nobody shall be able to stop us with it.
+ * Keeps clearing away off the parent: to a reclaim a directory without a lock looks abandoned, and
+ * its own lock, held while it looks, would make a directory look used. Who cannot get it goes on
+ * without: the lock is open to everybody, and nobody shall be able to stop us with it.
  */
+static void hold_parent(const struct st_store_file *f)
+{
+	int64_t end_ns = st_now_ns() + LOCK_WAIT_NS;
+
+	while (flock(f->parent_fd, LOCK_SH | LOCK_NB) && st_now_ns() < end_ns)
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+}
+
+static void release_parent(const struct st_store_file *f)
+{
+	flock(f->parent_fd, LOCK_UN);
+}
+
+/* The new directory, locked. */
 static int make_dir(struct st_store_file *f)
 {
 	int rc;
 
-	for (int i = 0; i < 100 && flock(f->parent_fd, LOCK_SH | LOCK_NB); i++)
-		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	hold_parent(f);
 	if (mkdirat(f->parent_fd, f->name, 0700)) {
 		f->name[0] = '\0'; /* not ours to remove */
 		if (errno == EACCES || errno == EPERM || errno == EROFS || errno == ENOENT)
@@ -294,7 +307,7 @@ static int make_dir(struct st_store_file *f)
 	rc = open_made(f);
 	if (!rc)
 		rc = lock(f->dir_fd, LOCK_EX, f->path, 0);
-	flock(f->parent_fd, LOCK_UN);
+	release_parent(f);
 	return rc;
 }
 
@@ -571,8 +584,11 @@ int st_dir_open(struct st_store_file *f, const char *dir, enum st_dir_mode mode,
 		return st_fail(errno == ENOENT ? STRATA_E_INPUT : -errno,
 			       "store directory %s cannot be opened: is its disk mounted?", dir);
 	rc = st_dir_check_ours(f->dir_fd, dir, true);
-	if (!rc)
-		rc = lock_for(f->dir_fd, dir, mode, 0, in_use);
+	if (rc)
+		return rc;
+	hold_parent(f);
+	rc = lock_for(f->dir_fd, dir, mode, 0, in_use);
+	release_parent(f);
 	return rc ? rc : open_data(f, mode, in_use);
 }
 

@@ -93,7 +93,7 @@ static int reclaim(const char *path, bool is_dry, void (*fn)(void *user, const c
 
 	if (!dir)
 		return removed;
-	/* Not beside a create, see make_dir(). */
+	/* Not beside a create or an open, see hold_parent(). */
 	while (!flock(fd, LOCK_EX | LOCK_NB) && (d = readdir(dir)))
 		if (st_dir_is_our_name(d->d_name) && reclaim_one(fd, d->d_name, is_dry)) {
 			removed++;

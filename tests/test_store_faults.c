@@ -567,7 +567,8 @@ END_TEST
  */
 START_TEST(starts_and_removals_keep_apart)
 {
-	int fd = open(dirs[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC), status;
+	int fd = open(dirs[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC), dir, status;
+	struct st_store *s;
 	char name[200];
 	pid_t pid;
 
@@ -585,6 +586,28 @@ START_TEST(starts_and_removals_keep_apart)
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	ck_assert_int_eq(st_store_reclaim(dirs[0]), 1); /* nothing was committed */
+
+	/* A run is resumed while the lock of its directory is held to look into it. */
+	s = create(1, NULL);
+	snprintf(name, sizeof(name), "%s/%s", dirs[0], s->files[0].name);
+	commit(s, 1);
+	st_store_close(s, false);
+	ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+	dir = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ck_assert_int_eq(flock(dir, LOCK_EX), 0);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		close(fd);
+		close(dir);
+		_exit(try_open(&s));
+	}
+	usleep(300000);
+	close(dir);
+	ck_assert_int_eq(flock(fd, LOCK_UN), 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	st_store_close(reopen(), true);
 
 	snprintf(name, sizeof(name), "%s/strata-%032x", dirs[0], 7);
 	ck_assert_int_eq(mkdir(name, 0700), 0);
