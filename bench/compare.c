@@ -116,6 +116,7 @@ static int fio_slice(struct comparing *c, double *gbps)
 	sum->n_bytes += r.n_bytes;
 	sum->seconds += r.seconds;
 	sum->cpu_seconds += r.cpu_seconds;
+	sum->is_huge = r.is_huge;
 	*gbps = st_fio_gbps(&r);
 	widen(&c->out->fio_gbps_min, &c->out->fio_gbps_max, *gbps);
 	return 0;

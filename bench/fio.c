@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/machine.h"
 
 #define ARGS_MAX   40
 #define OUTPUT_MAX ((size_t)4 << 20)
@@ -227,7 +228,21 @@ int st_fio_find(void)
 
 /* ---- a job --------------------------------------------------------------------------------- */
 
-static void make_args(struct words *w, const struct st_fio_job *j)
+/*
+ * Our buffers lie on huge pages, and a block there is one piece of memory to the drive; on small pages
+ * 1 MiB is 256, more than some drives take at once. fio gets huge pages where the system has reserved
+ * some, which is the only kind that it can ask for.
+ */
+static bool uses_huge_pages(const struct st_fio_job *j)
+{
+	struct st_machine_memory m;
+
+	st_machine_memory("", &m);
+	return j->block_bytes * j->depth + m.huge_page_bytes <=
+	       m.huge_pages_free * m.huge_page_bytes;
+}
+
+static void make_args(struct words *w, const struct st_fio_job *j, bool is_huge)
 {
 	static const char *const rw[ST_LOAD_OPS][2] = { { "read", "randread" },
 							{ "write", "randwrite" },
@@ -258,6 +273,8 @@ static void make_args(struct words *w, const struct st_fio_job *j)
 		add(w, "--norandommap=1");
 	add(w, "--bs=%zu", j->block_bytes);
 	add(w, "--iodepth=%u", j->depth);
+	if (is_huge)
+		add(w, "--iomem=mmaphuge");
 	add(w, "--filename=%s", names);
 	add(w, "--offset=%llu",
 	    (unsigned long long)(j->op == ST_LOAD_READ ? f->off_bytes : f->spare_off_bytes));
@@ -326,10 +343,11 @@ int st_fio_run(const struct st_fio_job *job, struct st_fio_result *r)
 	struct words w = { .n = 0 };
 	struct child c = { 0 };
 	int status = 0, rc = check_job(job);
+	bool is_huge = uses_huge_pages(job);
 
 	if (rc)
 		return rc;
-	make_args(&w, job);
+	make_args(&w, job, is_huge);
 	if (w.is_full)
 		return st_fail(-EINVAL, "fio: too many files.");
 	c.out = malloc(OUTPUT_MAX);
@@ -341,6 +359,7 @@ int st_fio_run(const struct st_fio_job *job, struct st_fio_result *r)
 		rc = st_fail(STRATA_E_IO, "fio failed%s%s.", c.err[0] ? ": " : "", c.err);
 	if (!rc)
 		rc = read_figures(&c, r);
+	r->is_huge = is_huge;
 	free(c.out);
 	return rc;
 }

@@ -6,8 +6,9 @@
  * Threads: one fio at a time
  *
  * fio runs with what makes it quick and cheap: io_uring, registered files and buffers, O_DIRECT,
- * non-vectored requests, one process, no scrambling of its buffers. It opens the very files that
- * we hold open, through /proc/PID/fd, so that none needs a name, and dies with us.
+ * non-vectored requests, one process, no scrambling of its buffers, and buffers on huge pages where
+ * enough are reserved (vm.nr_hugepages). It opens the very files that we hold open, through
+ * /proc/PID/fd, so that none needs a name, and dies with us.
  */
 #ifndef BENCH_FIO_H
 #define BENCH_FIO_H
@@ -30,6 +31,7 @@ struct st_fio_result {
 	uint64_t n_ios, n_bytes;
 	double seconds;
 	double cpu_seconds; /* user and system, of fio's working process */
+	bool is_huge;	    /* its buffers lay on huge pages, as ours do */
 };
 
 /** st_fio_find() - @return 0; STRATA_E_UNSUPPORTED (fio is not installed: what to do) */

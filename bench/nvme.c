@@ -139,6 +139,7 @@ enum {
 	COL_FIO_CPU,
 	COL_CPU_RATIO,
 	COL_FIO_IOPS,
+	COL_FIO_HUGE,
 	COL_RATIO_MIN,
 	COL_RATIO_MAX,
 	COL_ALL
@@ -169,6 +170,7 @@ static const struct st_col columns[COL_ALL] = {
 	[COL_RATIO] = { "ratio_to_fio", "ratio", "x fio", ST_CELL_REAL, 6, 3 },
 	[COL_FIO_CPU] = { "fio_cpu_s_per_gb", "fio CPU", "s/GB", ST_CELL_REAL, 7, 3 },
 	[COL_CPU_RATIO] = { "cpu_ratio_to_fio", NULL, NULL, ST_CELL_REAL, 0, 0 },
+	[COL_FIO_HUGE] = { "fio_huge_pages", NULL, NULL, ST_CELL_UINT, 0, 0 },
 	[COL_FIO_IOPS] = { "fio_iops", NULL, NULL, ST_CELL_REAL, 0, 0 },
 	[COL_RATIO_MIN] = { "ratio_min", NULL, NULL, ST_CELL_REAL, 0, 0 },
 	[COL_RATIO_MAX] = { "ratio_max", NULL, NULL, ST_CELL_REAL, 0, 0 },
@@ -237,6 +239,7 @@ static void put_row(struct bench *b, const struct row *r)
 		[COL_RATIO] = ST_REAL(c->ratio),
 		[COL_FIO_CPU] = ST_REAL(fio_cpu),
 		[COL_CPU_RATIO] = ST_REAL(cpu / fio_cpu),
+		[COL_FIO_HUGE] = ST_UINT(c->fio.is_huge),
 		[COL_FIO_IOPS] = ST_REAL((double)c->fio.n_ios / c->fio.seconds),
 		[COL_RATIO_MIN] = ST_REAL(c->ratio_min),
 		[COL_RATIO_MAX] = ST_REAL(c->ratio_max),
