@@ -54,25 +54,30 @@ struct st_area {
 /* One request in flight: a block, or in a pass pass_span of them. */
 struct slot {
 	struct st_aio_req req;
-	struct slot *next; /* of those that are free, or to be looked at */
+	struct slot *next; /* in one of the run's lists */
 	char *buf;
 	uint64_t nr;
 	uint64_t checksum;
 };
 
-/* One run. */
+struct slot_list { /* first in, first out */
+	struct slot *first, **end;
+};
+
+/* One run. A slot is free, ready, in flight, or to be looked at, and then free again. */
 struct run {
 	struct st_area *a;
 	const struct st_load *l;
 	struct st_aio_queue *q;
 	struct st_load_result *r;
 	struct slot *free_slots;
-	struct slot *todo, **todo_end; /* completed, in order */
-	uint64_t n_out;                /* in flight */
+	struct slot_list ready; /* to be submitted */
+	struct slot_list todo;  /* completed */
+	uint64_t n_out;         /* in flight */
 	uint64_t span;
 	unsigned depth;
 	uint64_t cursor[2]; /* the next block of a sequence: reads, writes */
-	uint64_t n_given;   /* blocks begun; of a pass */
+	uint64_t n_given;   /* blocks made ready; of a pass */
 	uint64_t given_bytes[2];
 	uint64_t random;
 	int64_t end_ns;
@@ -358,6 +363,23 @@ int st_area_files(struct st_area *a, struct st_area_file *files)
 
 /* ---- one run ------------------------------------------------------------------------------- */
 
+static void list_add(struct slot_list *l, struct slot *s)
+{
+	s->next = NULL;
+	*l->end = s;
+	l->end = &s->next;
+}
+
+static struct slot *list_take(struct slot_list *l)
+{
+	struct slot *s = l->first;
+
+	l->first = s->next;
+	if (!l->first)
+		l->end = &l->first;
+	return s;
+}
+
 static int64_t thread_cpu_ns(void)
 {
 	struct timespec ts;
@@ -446,7 +468,8 @@ static void make_blocks(struct run *u, struct slot *s)
 	u->r->checksum_ns += t2 - t1;
 }
 
-static int give_one(struct run *u)
+/* Into a free buffer: the next request, whole but for its submission. */
+static int prepare_one(struct run *u)
 {
 	struct slot *s = u->free_slots;
 	bool is_write = is_next_a_write(u);
@@ -456,14 +479,12 @@ static int give_one(struct run *u)
 	if (is_write)
 		make_blocks(u, s);
 	rc = locate(u->a, s->nr, is_write, s->buf, &s->req);
-	s->req.len_bytes *= u->span;
-	s->req.user = s;
-	if (!rc)
-		rc = st_aio_submit(u->q, &s->req);
 	if (rc)
 		return rc;
+	s->req.len_bytes *= u->span;
+	s->req.user = s;
 	u->free_slots = s->next;
-	u->n_out++;
+	list_add(&u->ready, s);
 	u->a->is_busy[s->nr] = 1;
 	u->given_bytes[is_write] += s->req.len_bytes;
 	u->n_given += u->span;
@@ -538,52 +559,68 @@ static void take_one(struct run *u, struct slot *s)
 		st_store_write_done(a->store, (uint32_t)s->nr, s->checksum);
 }
 
+static bool may_prepare(const struct run *u)
+{
+	return u->free_slots && !is_over(u);
+}
+
 static void give(struct run *u)
 {
-	while (u->free_slots && u->n_out < u->depth && !is_over(u)) {
-		int rc = give_one(u);
+	while (u->n_out < u->depth && !u->rc) {
+		int rc = 0;
 
+		if (!u->ready.first && may_prepare(u))
+			rc = prepare_one(u);
+		if (!rc && !u->ready.first)
+			return;
+		if (!rc)
+			rc = st_aio_submit(u->q, &u->ready.first->req);
 		if (rc == -EAGAIN)
 			return;
-		if (rc)
+		if (rc) {
 			note_failure(u, rc);
+			return;
+		}
+		list_take(&u->ready);
+		u->n_out++;
 	}
 }
 
 /*
- * The drive gets its next request, into a spare buffer, before one that has completed is looked at:
- * checking a long block takes as long as the drive takes for another.
+ * The drive comes first: what has completed is replaced, and handed over, before the next block is
+ * checked or made, since that takes as long as the drive takes for another. So writes are made
+ * ahead, and reads checked later, in spare buffers.
  */
 static void loop(struct run *u)
 {
 	struct st_aio_req *done[REAP_MAX];
-	struct slot *s;
 	int n;
 
 	for (;;) {
+		bool has_work;
+
 		give(u);
-		s = u->todo;
-		if (s) {
-			u->todo = s->next;
-			if (!u->todo)
-				u->todo_end = &u->todo;
-			take_one(u, s);
-			continue;
-		}
-		if (!u->n_out)
+		has_work = u->todo.first || (!u->rc && may_prepare(u));
+		if (!has_work && !u->n_out)
 			return;
-		n = st_aio_reap(u->q, done, REAP_MAX, POLL_NS);
+		n = st_aio_reap(u->q, done, REAP_MAX, has_work ? 0 : POLL_NS);
 		if (n < 0) { /* nothing can be awaited any more; closing the queue does */
 			note_failure(u, n);
 			return;
 		}
-		for (int i = 0; i < n; i++) {
-			s = done[i]->user;
-			s->next = NULL;
-			*u->todo_end = s;
-			u->todo_end = &s->next;
-		}
+		for (int i = 0; i < n; i++)
+			list_add(&u->todo, done[i]->user);
 		u->n_out -= (uint64_t)n;
+		if (n)
+			continue;
+		if (u->todo.first) {
+			take_one(u, list_take(&u->todo));
+		} else if (has_work) {
+			int rc = prepare_one(u);
+
+			if (rc)
+				note_failure(u, rc);
+		}
 	}
 }
 
@@ -655,7 +692,8 @@ int st_area_run(struct st_area *a, const struct st_load *l, struct st_load_resul
 	if (rc)
 		goto out;
 	reset_slots(&u, n_slots);
-	u.todo_end = &u.todo;
+	u.ready.end = &u.ready.first;
+	u.todo.end = &u.todo.first;
 	/* Mixed: the writes begin half-way, so that neither meets the other soon. */
 	u.cursor[1] = l->op == ST_LOAD_MIXED ? a->n_blocks / 2 : 0;
 	u.times_pattern = u.span * a->cfg.block_bytes >= TIMED_BYTES;
