@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/dtype.h"
 #include "gpu/device.h"
+#include "gpu/plugin.h"
 #include "strata/optim.h"
 
 #define CLOCK_READS   100
@@ -349,6 +350,7 @@ static void gpu_facts(struct st_doctor *d)
 			       "libcuda.so.1 lacks calls that every driver has");
 	}
 	/* Not closed: a driver that started has threads of its own. */
+	st_doctor_fact(d, "cuda device", ST_MARK_OK, NULL, "%s", st_plugin_cuda_line());
 }
 
 void st_doctor_machine(struct st_doctor *d)

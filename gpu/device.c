@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gpu/device.c - open a device by type, check arguments, keep the first failure. */
 #include "gpu/device_ops.h"
+#include "gpu/plugin.h"
 
 #include <errno.h>
 #include <math.h>
@@ -8,16 +9,39 @@
 #define MAX_THREADS 4096u
 #define MAX_ELEMS   ((size_t)1 << 46) /* products of sizes up to here cannot overflow in bytes */
 
-static const struct st_device_ops *const registry[] = { &st_host_ops };
-
 static bool is_dtype(enum st_dtype t)
 {
 	return (unsigned)t < ST_DTYPE_COUNT;
 }
 
+/* The device that a type means here. */
+static int choose_ops(const struct st_device_ops **out, const struct st_device_cfg *cfg)
+{
+	bool is_auto = !strcmp(cfg->type, "auto");
+	int rc;
+
+	if (!strcmp(cfg->type, "host") || (is_auto && cfg->is_copy_free)) {
+		*out = &st_host_ops;
+		return 0;
+	}
+	if (!is_auto && strcmp(cfg->type, "cuda"))
+		return st_fail(-EINVAL,
+			       "device \"%s\": unknown type; use \"auto\", \"host\" or \"cuda\".",
+			       cfg->type);
+	rc = st_plugin_cuda(out);
+	if (rc && is_auto) {
+		*out = &st_host_ops;
+		return 0;
+	}
+	return rc ? st_fail(rc, "device \"cuda\": %s; use \"host\" or \"auto\".",
+			    st_plugin_cuda_line())
+		  : 0;
+}
+
 int st_device_open(struct st_device **out, const struct st_device_cfg *cfg)
 {
-	const char *type;
+	const struct st_device_ops *ops;
+	int rc;
 
 	if (!out || !cfg || !cfg->type)
 		return st_fail(-EINVAL, "device: open needs a place for the result and a type.");
@@ -28,24 +52,15 @@ int st_device_open(struct st_device **out, const struct st_device_cfg *cfg)
 	if (cfg->threads > MAX_THREADS)
 		return st_fail(-EINVAL, "device: %u threads; give at most %u, or 0 for all cores.",
 			       cfg->threads, MAX_THREADS);
-	type = strcmp(cfg->type, "auto") ? cfg->type : "host";
-	if (!strcmp(type, "cuda"))
+	rc = choose_ops(&ops, cfg);
+	if (rc)
+		return rc;
+	if (ops->api_version != ST_DEVICE_API_VERSION)
 		return st_fail(STRATA_E_UNSUPPORTED,
-			       "device \"cuda\": this build has no CUDA device; use \"host\" or "
-			       "\"auto\".");
-	for (size_t i = 0; i < ST_ARRAY_LEN(registry); i++) {
-		if (strcmp(type, registry[i]->type))
-			continue;
-		if (registry[i]->api_version != ST_DEVICE_API_VERSION)
-			return st_fail(
-				STRATA_E_UNSUPPORTED,
-				"device \"%s\": interface version %u, this program needs %u; "
-				"rebuild both together.",
-				type, registry[i]->api_version, ST_DEVICE_API_VERSION);
-		return registry[i]->open(out, cfg);
-	}
-	return st_fail(-EINVAL, "device \"%s\": unknown type; use \"auto\", \"host\" or \"cuda\".",
-		       type);
+			       "device \"%s\": interface version %u, this program needs %u; "
+			       "rebuild both together.",
+			       ops->type, ops->api_version, ST_DEVICE_API_VERSION);
+	return ops->open(out, cfg);
 }
 
 void st_device_close(struct st_device *dev)
@@ -66,8 +81,11 @@ uint64_t st_device_numeric_id(const struct st_device *dev)
 
 int st_device_status(struct st_device *dev)
 {
-	int rc = dev->err.rc;
+	int rc;
 
+	if (dev->ops->check)
+		dev->ops->check(dev);
+	rc = dev->err.rc;
 	if (rc)
 		st_error_raise(&dev->err);
 	dev->err.rc = 0;
@@ -131,6 +149,120 @@ static bool is_work(struct st_device *dev, const char *op, const void *work, siz
 	if (!is_aligned(work, ST_DEVICE_ALIGN))
 		return refuse(dev, op, "scratch is not 64-byte aligned");
 	return true;
+}
+
+/* ---- memory, streams, events ------------------------------------------------------------- */
+
+size_t st_device_choices(const struct st_device *dev, char *text, size_t bytes)
+{
+	if (bytes)
+		text[0] = '\0';
+	return dev->ops->choices ? dev->ops->choices(dev, text, bytes) : 0;
+}
+
+int st_device_choose(struct st_device *dev, const char *text)
+{
+	if (!text)
+		return st_fail(-EINVAL, "device: choose: no text.");
+	if (dev->ops->choose)
+		return dev->ops->choose(dev, text);
+	return *text ? st_fail(STRATA_E_STALE,
+			       "device \"%s\": the run was made on another device, which chose "
+			       "algorithms; resume it there, or start anew.",
+			       dev->ops->type)
+		     : 0;
+}
+
+int st_device_arena(struct st_device *dev, size_t bytes, void **base)
+{
+	int rc;
+
+	if (!bytes || !base)
+		return st_fail(-EINVAL, "device: arena: a size of 0, or no place for the result.");
+	if (dev->has_arena)
+		return st_fail(-EINVAL, "device: arena: there is one already; a run has one.");
+	rc = dev->ops->arena(dev, bytes, base);
+	dev->has_arena = rc == 0;
+	return rc;
+}
+
+int st_device_register(struct st_device *dev, void *host, size_t bytes)
+{
+	if (!host || !bytes || (uintptr_t)host + bytes < (uintptr_t)host)
+		return st_fail(-EINVAL, "device: register: %zu bytes at %p are no memory.", bytes,
+			       host);
+	return dev->ops->register_host(dev, host, bytes);
+}
+
+static bool is_stream(enum st_stream stream)
+{
+	return (unsigned)stream < ST_STREAM_N;
+}
+
+int st_device_copy(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
+		   size_t bytes)
+{
+	uintptr_t d = (uintptr_t)dst, s = (uintptr_t)src;
+
+	if (!is_stream(stream))
+		return st_fail(-EINVAL, "device: copy: stream %d is unknown.", (int)stream);
+	if (!dst || !src || !bytes)
+		return st_fail(-EINVAL, "device: copy: a size is 0 or an operand is NULL.");
+	if (d + bytes < d || s + bytes < s || (d < s + bytes && s < d + bytes))
+		return st_fail(-EINVAL, "device: copy: source and destination overlap.");
+	return dev->ops->copy(dev, stream, dst, src, bytes);
+}
+
+int st_event_create(struct st_device *dev, struct st_event **out)
+{
+	if (!out)
+		return st_fail(-EINVAL, "device: event: no place for the result.");
+	return dev->ops->event_create(dev, out);
+}
+
+void st_event_destroy(struct st_event *ev)
+{
+	if (ev)
+		ev->dev->ops->event_destroy(ev);
+}
+
+static int is_event(const struct st_device *dev, const struct st_event *ev, const char *op)
+{
+	if (!ev || ev->dev != dev)
+		return st_fail(-EINVAL, "device: %s: the event is NULL or another device's.", op);
+	return 0;
+}
+
+int st_device_record(struct st_device *dev, enum st_stream stream, struct st_event *ev)
+{
+	int rc = is_event(dev, ev, "record");
+
+	if (!rc && !is_stream(stream))
+		rc = st_fail(-EINVAL, "device: record: stream %d is unknown.", (int)stream);
+	return rc ? rc : dev->ops->record(dev, stream, ev);
+}
+
+int st_device_wait(struct st_device *dev, enum st_stream stream, const struct st_event *ev)
+{
+	int rc = is_event(dev, ev, "wait");
+
+	if (!rc && !is_stream(stream))
+		rc = st_fail(-EINVAL, "device: wait: stream %d is unknown.", (int)stream);
+	return rc ? rc : dev->ops->wait(dev, stream, ev);
+}
+
+int st_event_query(struct st_device *dev, struct st_event *ev)
+{
+	int rc = is_event(dev, ev, "query");
+
+	return rc ? rc : dev->ops->event_query(dev, ev);
+}
+
+int st_event_join(struct st_device *dev, struct st_event *ev)
+{
+	int rc = is_event(dev, ev, "join");
+
+	return rc ? rc : dev->ops->event_join(dev, ev);
 }
 
 /* ---- matrix product ---------------------------------------------------------------------- */
@@ -313,22 +445,24 @@ void st_attention_bwd(struct st_device *dev, const struct st_attention *at)
 
 /* ---- embedding and loss ------------------------------------------------------------------ */
 
-void st_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
+void st_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols, size_t vocab,
 		      const int32_t *tokens, const void *wte, const void *wpe, void *y)
 {
 	const char *op = "embedding_fwd";
 
-	if (is_size(dev, op, batch, seq, cols) && HAVE(dev, op, tokens, wte, wpe, y))
-		dev->ops->embedding_fwd(dev, batch, seq, cols, tokens, wte, wpe, y);
+	if (is_size(dev, op, batch, seq, cols) && is_size(dev, op, vocab, cols, 1) &&
+	    HAVE(dev, op, tokens, wte, wpe, y))
+		dev->ops->embedding_fwd(dev, batch, seq, cols, vocab, tokens, wte, wpe, y);
 }
 
-void st_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
+void st_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols, size_t vocab,
 		      const int32_t *tokens, const void *dy, float *dwte, float *dwpe)
 {
 	const char *op = "embedding_bwd";
 
-	if (is_size(dev, op, batch, seq, cols) && HAVE(dev, op, tokens, dy, dwte, dwpe))
-		dev->ops->embedding_bwd(dev, batch, seq, cols, tokens, dy, dwte, dwpe);
+	if (is_size(dev, op, batch, seq, cols) && is_size(dev, op, vocab, cols, 1) &&
+	    HAVE(dev, op, tokens, dy, dwte, dwpe))
+		dev->ops->embedding_bwd(dev, batch, seq, cols, vocab, tokens, dy, dwte, dwpe);
 }
 
 void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t ld, void *logits,
@@ -344,4 +478,44 @@ void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t l
 		refuse(dev, op, "grad_scale is not finite");
 	else if (HAVE(dev, op, logits, targets, loss))
 		dev->ops->cross_entropy(dev, rows, vocab, ld, logits, targets, loss, grad_scale);
+}
+
+/* ---- gradients and the optimizer --------------------------------------------------------- */
+
+void st_device_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
+		      enum strata_optim_grads grads, double *leaf)
+{
+	const char *op = "reduce";
+
+	if (!is_size(dev, op, n, 1, 1) || !HAVE(dev, op, acc, out, leaf))
+		return;
+	if (!is_aligned(leaf, sizeof(*leaf)))
+		refuse(dev, op, "the leaves are not aligned");
+	else
+		dev->ops->reduce(dev, n, acc, out, grads, leaf);
+}
+
+bool st_device_can_update(const struct st_device *dev, const struct strata_optim_cfg *cfg,
+			  const struct strata_optim_format *f)
+{
+	size_t bytes[STRATA_ARRAY_N];
+
+	if (strata_optim_array_bytes(cfg, f, STRATA_NUMERIC_TILE, bytes))
+		return false;
+	return !dev->ops->can_update || dev->ops->can_update(dev, cfg, f);
+}
+
+void st_device_update(struct st_device *dev, const struct strata_optim_step *s,
+		      const struct strata_optim_format *f, const struct strata_optim_range *r)
+{
+	const char *op = "update";
+
+	if (!HAVE(dev, op, s, f, r) || !is_size(dev, op, r->n, 1, 1))
+		return;
+	for (size_t i = 0; i < STRATA_ARRAY_N; i++)
+		if (!is_aligned(r->array[i], 4)) {
+			refuse(dev, op, "an array is not aligned");
+			return;
+		}
+	dev->ops->update(dev, s, f, r);
 }

@@ -2,7 +2,7 @@
 /*
  * gpu/device_ops.h - what a device implements; gpu/device.c checks and counts before it calls.
  *
- * Layer:   gpu (uses core); included by device.c and by implementations only
+ * Layer:   gpu (uses core, cpu_optim); included by device.c and by implementations only
  * Threads: as gpu/device.h
  *
  * An implementation embeds struct st_device as the first member of its own. The core has checked
@@ -15,8 +15,9 @@
 
 #include "gpu/device.h"
 
-#define ST_DEVICE_API_VERSION 1u
-#define ST_DEVICE_ALIGN       64u /* of every operand of a product and of every scratch */
+#define ST_DEVICE_API_VERSION 2u
+#define ST_DEVICE_ALIGN       64u  /* of every operand of a product and of every scratch */
+#define ST_DEVICE_ARENA_ALIGN 256u /* of the arena's base */
 
 struct st_device_ops {
 	uint32_t api_version; /* ST_DEVICE_API_VERSION; another one is refused at open */
@@ -26,6 +27,25 @@ struct st_device_ops {
 	 * negative code with st_fail() text and *out untouched. close: the device is idle. */
 	int (*open)(struct st_device **out, const struct st_device_cfg *cfg);
 	void (*close)(struct st_device *dev);
+
+	/* Optional, NULL = operations fail at once: called by st_device_status(), to call
+	 * st_device_fail() for what was found since. */
+	void (*check)(struct st_device *dev);
+	/* Optional, both or neither; NULL = there is nothing to choose. */
+	size_t (*choices)(const struct st_device *dev, char *text, size_t bytes);
+	int (*choose)(struct st_device *dev, const char *text);
+
+	/* All required. arena is called once. */
+	int (*arena)(struct st_device *dev, size_t bytes, void **base);
+	int (*register_host)(struct st_device *dev, void *host, size_t bytes);
+	int (*copy)(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
+		    size_t bytes);
+	int (*event_create)(struct st_device *dev, struct st_event **out);
+	void (*event_destroy)(struct st_event *ev);
+	int (*record)(struct st_device *dev, enum st_stream stream, struct st_event *ev);
+	int (*wait)(struct st_device *dev, enum st_stream stream, const struct st_event *ev);
+	int (*event_query)(struct st_device *dev, struct st_event *ev);
+	int (*event_join)(struct st_device *dev, struct st_event *ev);
 
 	/* All required: the operations of gpu/device.h, same arguments, same meaning. */
 	size_t (*matmul_work_bytes)(const struct st_device *dev, const struct st_matmul *mm);
@@ -50,11 +70,20 @@ struct st_device_ops {
 	void (*attention_fwd)(struct st_device *dev, const struct st_attention *at);
 	void (*attention_bwd)(struct st_device *dev, const struct st_attention *at);
 	void (*embedding_fwd)(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			      const int32_t *tokens, const void *wte, const void *wpe, void *y);
+			      size_t vocab, const int32_t *tokens, const void *wte, const void *wpe,
+			      void *y);
 	void (*embedding_bwd)(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			      const int32_t *tokens, const void *dy, float *dwte, float *dwpe);
+			      size_t vocab, const int32_t *tokens, const void *dy, float *dwte,
+			      float *dwpe);
 	void (*cross_entropy)(struct st_device *dev, size_t rows, size_t vocab, size_t ld,
 			      void *logits, const int32_t *targets, float *loss, float grad_scale);
+	void (*reduce)(struct st_device *dev, size_t n, const float *acc, void *out,
+		       enum strata_optim_grads grads, double *leaf);
+	void (*update)(struct st_device *dev, const struct strata_optim_step *s,
+		       const struct strata_optim_format *f, const struct strata_optim_range *r);
+	/* Optional, NULL = all that strata/optim.h has. */
+	bool (*can_update)(const struct st_device *dev, const struct strata_optim_cfg *cfg,
+			   const struct strata_optim_format *f);
 };
 
 struct st_device {
@@ -62,7 +91,12 @@ struct st_device {
 	struct st_device_caps caps;
 	enum st_dtype dtype;
 	uint64_t numeric_id;
+	bool has_arena;
 	struct st_error err; /* sticky: the first failure since st_device_status() */
+};
+
+struct st_event { /* embedded as the first member, as struct st_device is */
+	struct st_device *dev;
 };
 
 /** st_device_fail() - keep this thread's latest st_fail() as the device's failure, if the first. */

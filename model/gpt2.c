@@ -674,8 +674,8 @@ static void gpt2_fwd(const struct st_model *m, struct st_device *dev, unsigned s
 
 	ST_ASSERT(stage < m->n_stages);
 	if (stage == 0) {
-		st_embedding_fwd(dev, m->batch, m->seq, g->cfg.n_embd, a->tokens, a->params[0],
-				 a->params[1], a->y);
+		st_embedding_fwd(dev, m->batch, m->seq, g->cfg.n_embd, g->cfg.vocab_size, a->tokens,
+				 a->params[0], a->params[1], a->y);
 		return;
 	}
 	if (stage < m->n_stages - 1) {
@@ -695,8 +695,8 @@ static void gpt2_bwd(const struct st_model *m, struct st_device *dev, unsigned s
 
 	ST_ASSERT(stage < m->n_stages);
 	if (stage == 0) {
-		st_embedding_bwd(dev, m->batch, m->seq, g->cfg.n_embd, a->tokens, a->dy,
-				 a->grads[0], a->grads[1]);
+		st_embedding_bwd(dev, m->batch, m->seq, g->cfg.n_embd, g->cfg.vocab_size, a->tokens,
+				 a->dy, a->grads[0], a->grads[1]);
 		return;
 	}
 	if (stage < m->n_stages - 1) {

@@ -91,6 +91,7 @@ static int open_model(struct st_setup *s)
 						      : "auto",
 		.dtype = c->dtype,
 		.threads = (unsigned)c->threads,
+		.is_copy_free = true,
 	};
 	size_t seq = c->data.seq_len ? c->data.seq_len : s->gpt2.n_positions;
 	int rc;

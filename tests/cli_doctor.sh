@@ -37,6 +37,7 @@ says 'cgroup limit' '.'
 says memlock '.'
 says io_uring '.'
 says cuda '.'
+says 'cuda device' '.'
 says directory '^ok   writable'
 says 'file system' " $(stat -f -c %T nvme | sed 's/ext2\/ext3/ext4/')|ext4| on "
 says space 'free of'

@@ -14,6 +14,7 @@
 
 #include "gpu/device.h"
 #include "gpu/host/host.h"
+#include "gpu/plugin.h"
 #include "tests/ref_device.h"
 
 #if defined(__x86_64__)
@@ -192,11 +193,12 @@ START_TEST(open_refuses_with_a_reason)
 		int rc;
 		const char *says;
 	} bad[] = {
-		{ { "cuda", ST_F32, 1 }, STRATA_E_UNSUPPORTED, "this build has no CUDA device" },
-		{ { "tpu", ST_F32, 1 }, -EINVAL, "unknown type" },
-		{ { NULL, ST_F32, 1 }, -EINVAL, "type" },
-		{ { "host", (enum st_dtype)ST_DTYPE_COUNT, 1 }, STRATA_E_UNSUPPORTED, "dtype" },
-		{ { "host", ST_F32, 1u << 20 }, -EINVAL, "threads" },
+		{ { "tpu", ST_F32, 1, false }, -EINVAL, "unknown type" },
+		{ { NULL, ST_F32, 1, false }, -EINVAL, "type" },
+		{ { "host", (enum st_dtype)ST_DTYPE_COUNT, 1, false },
+		  STRATA_E_UNSUPPORTED,
+		  "dtype" },
+		{ { "host", ST_F32, 1u << 20, false }, -EINVAL, "threads" },
 	};
 	struct st_device *dev = NULL;
 
@@ -255,8 +257,12 @@ START_TEST(first_failure_sticks)
 	ck_assert_int_eq(st_device_status(dev), -EINVAL);
 	ck_assert_msg(strstr(st_last_error(), "token 0 is 7") != NULL, "%s", st_last_error());
 	wrong = -1;
-	st_embedding_fwd(dev, 1, 1, 8, &wrong, x.p[0], x.p[0], y.p[0]);
+	st_embedding_fwd(dev, 1, 1, 8, 8, &wrong, x.p[0], x.p[0], y.p[0]);
 	ck_assert_int_eq(st_device_status(dev), -EINVAL);
+	wrong = 8;
+	st_embedding_bwd(dev, 1, 1, 8, 8, &wrong, x.p[0], y.p[0], y.p[0]);
+	ck_assert_int_eq(st_device_status(dev), -EINVAL);
+	ck_assert_msg(strstr(st_last_error(), "token 0 is 8") != NULL, "%s", st_last_error());
 	mm = (struct st_matmul){ .m = 8,
 				 .n = 8,
 				 .k = 8,
@@ -270,6 +276,142 @@ START_TEST(first_failure_sticks)
 	operand_check(&y, "untouched", 0, 0);
 	operand_free(&x);
 	operand_free(&y);
+	device_end(dev);
+}
+END_TEST
+
+/* ---- memory, streams, events, the optimizer ------------------------------------------------ */
+
+START_TEST(cuda_is_there_or_says_why)
+{
+	struct st_device_cfg cfg = { .type = "cuda", .dtype = ST_F32 };
+	const struct st_device_ops *ops = NULL;
+	struct st_device *dev = NULL;
+	char line[ST_PLUGIN_LINE];
+
+	if (st_plugin_cuda(&ops) == 0) {
+		ck_assert_msg(st_device_open(&dev, &cfg) == 0, "%s", st_last_error());
+		st_device_close(dev);
+	} else {
+		ck_assert_int_eq(st_device_open(&dev, &cfg), STRATA_E_UNSUPPORTED);
+		ck_assert_ptr_null(dev);
+		ck_assert_ptr_nonnull(strstr(st_last_error(), "device \"cuda\": "));
+		ck_assert_ptr_nonnull(strstr(st_last_error(), st_plugin_cuda_line()));
+		ck_assert_ptr_null(ops);
+	}
+	ck_assert_ptr_null(strchr(st_plugin_cuda_line(), '\n'));
+	ck_assert_uint_gt(strlen(st_plugin_cuda_line()), 5);
+	cfg.type = "auto"; /* a caller that copies nothing can use it wherever it runs */
+	cfg.is_copy_free = true;
+	ck_assert_int_eq(st_device_open(&dev, &cfg), 0);
+	ck_assert(st_device_caps(dev)->host_visible);
+	device_end(dev);
+
+	ck_assert_ptr_null(st_plugin_load("/nonexistent/strata-cuda.so", line));
+	ck_assert_ptr_nonnull(strstr(line, "/nonexistent/strata-cuda.so"));
+	ck_assert_ptr_null(st_plugin_load("libm.so.6", line));
+	ck_assert_ptr_nonnull(strstr(line, "no plugin of Strata"));
+}
+END_TEST
+
+START_TEST(copies_and_events_of_the_host_are_done_at_once)
+{
+	struct st_device *dev = device_new(ST_F32, 2), *other = device_new(ST_F32, 1);
+	struct st_event *ev = NULL;
+	char host[64], *base = NULL, text[8] = "x";
+	void *second;
+
+	ck_assert_int_eq(st_device_arena(dev, 0, (void **)&base), -EINVAL);
+	ck_assert_int_eq(st_device_arena(dev, 100000, (void **)&base), 0);
+	ck_assert_uint_eq((uintptr_t)base % ST_DEVICE_ARENA_ALIGN, 0);
+	ck_assert_int_eq(st_device_arena(dev, 100000, &second), -EINVAL);
+	ck_assert_int_eq(st_device_register(dev, host, sizeof(host)), 0);
+	ck_assert_int_eq(st_device_register(dev, host, 0), -EINVAL);
+	ck_assert_int_eq(st_device_register(dev, host, SIZE_MAX), -EINVAL);
+
+	for (int i = 0; i < ST_STREAM_N; i++) {
+		memset(host, 'a' + i, sizeof(host));
+		ck_assert_int_eq(st_device_copy(dev, i, base + 64 * i, host, 64), 0);
+		ck_assert_int_eq(base[64 * i + 63], 'a' + i);
+	}
+	ck_assert_int_eq(st_device_copy(dev, ST_STREAM_N, base, host, 64), -EINVAL);
+	ck_assert_int_eq(st_device_copy(dev, ST_STREAM_H2D, base, NULL, 64), -EINVAL);
+	ck_assert_int_eq(st_device_copy(dev, ST_STREAM_H2D, base, host, 0), -EINVAL);
+	ck_assert_int_eq(st_device_copy(dev, ST_STREAM_H2D, base, base + 63, 64), -EINVAL);
+	ck_assert_int_eq(base[0], 'a');
+
+	ck_assert_int_eq(st_event_create(dev, NULL), -EINVAL);
+	ck_assert_int_eq(st_event_create(dev, &ev), 0);
+	ck_assert_int_eq(st_event_query(dev, ev), 1); /* never recorded: done */
+	ck_assert_int_eq(st_device_record(dev, ST_STREAM_H2D, ev), 0);
+	ck_assert_int_eq(st_device_wait(dev, ST_STREAM_COMPUTE, ev), 0);
+	ck_assert_int_eq(st_event_query(dev, ev), 1);
+	ck_assert_int_eq(st_event_join(dev, ev), 0);
+	ck_assert_int_eq(st_device_record(dev, ST_STREAM_N, ev), -EINVAL);
+	ck_assert_int_eq(st_device_wait(other, ST_STREAM_H2D, ev), -EINVAL);
+	ck_assert_int_eq(st_event_query(dev, NULL), -EINVAL);
+	st_event_destroy(ev);
+	st_event_destroy(NULL);
+
+	ck_assert_uint_eq(st_device_choices(dev, text, sizeof(text)), 0);
+	ck_assert_str_eq(text, "");
+	ck_assert_int_eq(st_device_choose(dev, ""), 0);
+	ck_assert_int_eq(st_device_choose(dev, "cublasLt 130000\n"), STRATA_E_STALE);
+	device_end(dev);
+	device_end(other);
+}
+END_TEST
+
+/* The device's gradient rounding and its optimizer are strata/optim.h's, to the bit. */
+START_TEST(gradients_and_updates_are_the_optimizers)
+{
+	enum { N = 2 * 4096 + 77 };
+	struct st_device *dev = device_new(ST_BF16, 2);
+	struct strata_optim_cfg cfg = STRATA_OPTIM_CFG_DEFAULT;
+	const struct strata_optim_format f = { STRATA_PARAMS_SPLIT, STRATA_MOMENTS_F32,
+					       STRATA_GRADS_BF16 };
+	struct strata_optim_step step;
+	static float acc[N], m[2][N], v[2][N];
+	static uint16_t out[2][N], hi[2][N], lo[2][N];
+	double leaf[2][3];
+
+	for (size_t i = 0; i < N; i++)
+		acc[i] = (float)uniform();
+	st_device_reduce(dev, N, acc, out[0], STRATA_GRADS_BF16, leaf[0]);
+	ck_assert_int_eq(strata_optim_reduce(N, acc, out[1], STRATA_GRADS_BF16, leaf[1]), 0);
+	ck_assert_mem_eq(out[0], out[1], sizeof(out[0]));
+	ck_assert_mem_eq(leaf[0], leaf[1], sizeof(leaf[0]));
+
+	ck_assert_int_eq(strata_optim_prepare(&step, &cfg, 1, 1e-3, 0.1, 0.5), 0);
+	for (size_t i = 0; i < 2 * (size_t)N; i++) {
+		hi[i / N][i % N] = (uint16_t)(0x3f80 + i % N % 64);
+		m[i / N][i % N] = v[i / N][i % N] = 0.25f;
+	}
+	for (int i = 0; i < 2; i++) {
+		struct strata_optim_range r = {
+			.n = N, .array = { hi[i], lo[i], m[i], v[i], NULL, NULL, out[0] }
+		};
+		if (i == 0)
+			st_device_update(dev, &step, &f, &r);
+		else
+			ck_assert_int_eq(strata_optim_update(&step, &f, &r), 0);
+	}
+	ck_assert(hi[0][0] != 0x3f80 || lo[0][0] != 0);
+	ck_assert_mem_eq(hi[0], hi[1], sizeof(hi[0]));
+	ck_assert_mem_eq(lo[0], lo[1], sizeof(lo[0]));
+	ck_assert_mem_eq(m[0], m[1], sizeof(m[0]));
+	ck_assert_mem_eq(v[0], v[1], sizeof(v[0]));
+
+	ck_assert(st_device_can_update(dev, &cfg, &f));
+	cfg.kind = STRATA_OPTIM_KINDS;
+	ck_assert(!st_device_can_update(dev, &cfg, &f));
+	ck_assert_int_eq(st_device_status(dev), 0);
+	st_device_reduce(dev, 0, acc, out[0], STRATA_GRADS_BF16, leaf[0]);
+	ck_assert_int_eq(st_device_status(dev), -EINVAL);
+	st_device_reduce(dev, 8, acc, out[0], STRATA_GRADS_BF16, (double *)((char *)leaf + 4));
+	ck_assert_int_eq(st_device_status(dev), -EINVAL);
+	st_device_update(dev, &step, &f, &(struct strata_optim_range){ .n = 8 });
+	ck_assert_int_eq(st_device_status(dev), -EINVAL);
 	device_end(dev);
 }
 END_TEST
@@ -888,8 +1030,8 @@ START_TEST(embedding)
 		for (size_t i = 0; i < b * s; i++)
 			tok[i] = (int32_t)((uniform() + 1) / 2 * (double)small);
 		for (int c = 0; c < 2; c++) {
-			st_embedding_fwd(dev, b, s, n, tok, wte.p[c], wpe.p[c], y.p[c]);
-			st_embedding_bwd(dev, b, s, n, tok, dy.p[c], dwte.p[c], dwpe.p[c]);
+			st_embedding_fwd(dev, b, s, n, small, tok, wte.p[c], wpe.p[c], y.p[c]);
+			st_embedding_bwd(dev, b, s, n, small, tok, dy.p[c], dwte.p[c], dwpe.p[c]);
 		}
 		for (size_t i = 0; i < b * s * n; i++) {
 			size_t from = (size_t)tok[i / n] * n + i % n, pos = i / n % s * n + i % n;
@@ -1036,6 +1178,9 @@ int main(void)
 	tcase_add_test(t, open_refuses_with_a_reason);
 	tcase_add_test(t, open_tells_what_it_is);
 	tcase_add_test(t, first_failure_sticks);
+	tcase_add_test(t, cuda_is_there_or_says_why);
+	tcase_add_test(t, copies_and_events_of_the_host_are_done_at_once);
+	tcase_add_test(t, gradients_and_updates_are_the_optimizers);
 	tcase_add_test(t, products_by_the_device);
 	tcase_add_test(t, products_by_every_instruction_set);
 	tcase_add_test(t, products_larger_than_a_chunk);

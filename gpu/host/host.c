@@ -96,6 +96,7 @@ static void host_close(struct st_device *dev)
 	struct st_host *h = st_host(dev);
 
 	st_onednn_close(h->dnn);
+	st_arena_fini(&h->arena);
 	free(h);
 }
 
@@ -104,6 +105,15 @@ const struct st_device_ops st_host_ops = {
 	.type = "host",
 	.open = host_open,
 	.close = host_close,
+	.arena = st_host_arena,
+	.register_host = st_host_register,
+	.copy = st_host_copy,
+	.event_create = st_host_event_create,
+	.event_destroy = st_host_event_destroy,
+	.record = st_host_record,
+	.wait = st_host_wait,
+	.event_query = st_host_event_query,
+	.event_join = st_host_event_join,
 	.matmul_work_bytes = st_host_matmul_work_bytes,
 	.matmul = st_host_matmul,
 	.layernorm_fwd = st_host_layernorm_fwd,
@@ -121,4 +131,6 @@ const struct st_device_ops st_host_ops = {
 	.embedding_fwd = st_host_embedding_fwd,
 	.embedding_bwd = st_host_embedding_bwd,
 	.cross_entropy = st_host_cross_entropy,
+	.reduce = st_host_reduce,
+	.update = st_host_update,
 };

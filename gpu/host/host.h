@@ -15,6 +15,7 @@
 #ifndef GPU_HOST_HOST_H
 #define GPU_HOST_HOST_H
 
+#include "core/arena.h"
 #include "gpu/device_ops.h"
 
 #define ST_GEMM_K_CUT  256u /* summed in registers at a time: this depth of B stays in L1 */
@@ -100,6 +101,7 @@ struct st_host {
 	const struct st_host_kernels *k;
 	struct st_onednn *dnn;
 	unsigned threads;
+	struct st_arena arena;
 	char name[128];
 };
 
@@ -141,11 +143,29 @@ size_t st_host_bias_bwd_work_bytes(const struct st_device *dev, size_t rows, siz
 void st_host_bias_bwd(struct st_device *dev, size_t rows, size_t n, const void *dy, float *out,
 		      void *work);
 void st_host_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			   const int32_t *tokens, const void *wte, const void *wpe, void *y);
+			   size_t vocab, const int32_t *tokens, const void *wte, const void *wpe,
+			   void *y);
 void st_host_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			   const int32_t *tokens, const void *dy, float *dwte, float *dwpe);
+			   size_t vocab, const int32_t *tokens, const void *dy, float *dwte,
+			   float *dwpe);
 void st_host_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t ld,
 			   void *logits, const int32_t *targets, float *loss, float grad_scale);
+
+/* memory.c */
+int st_host_arena(struct st_device *dev, size_t bytes, void **base);
+int st_host_register(struct st_device *dev, void *host, size_t bytes);
+int st_host_copy(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
+		 size_t bytes);
+int st_host_event_create(struct st_device *dev, struct st_event **out);
+void st_host_event_destroy(struct st_event *ev);
+int st_host_record(struct st_device *dev, enum st_stream stream, struct st_event *ev);
+int st_host_wait(struct st_device *dev, enum st_stream stream, const struct st_event *ev);
+int st_host_event_query(struct st_device *dev, struct st_event *ev);
+int st_host_event_join(struct st_device *dev, struct st_event *ev);
+void st_host_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
+		    enum strata_optim_grads grads, double *leaf);
+void st_host_update(struct st_device *dev, const struct strata_optim_step *s,
+		    const struct strata_optim_format *f, const struct strata_optim_range *r);
 
 /* attention.c */
 size_t st_host_attention_work_bytes(const struct st_device *dev, size_t batch, size_t seq,

@@ -195,12 +195,13 @@ static bool are_tokens(struct st_device *dev, const char *op, size_t n, const in
 }
 
 void st_host_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			   const int32_t *tokens, const void *wte, const void *wpe, void *y)
+			   size_t vocab, const int32_t *tokens, const void *wte, const void *wpe,
+			   void *y)
 {
 	const struct st_host *h = st_host(dev);
 	enum st_dtype t = dev->dtype;
 
-	if (!are_tokens(dev, "embedding_fwd", batch * seq, tokens, INT32_MAX))
+	if (!are_tokens(dev, "embedding_fwd", batch * seq, tokens, vocab))
 		return;
 #pragma omp parallel for num_threads(h->threads) schedule(static)
 	for (size_t r = 0; r < batch * seq; r++)
@@ -209,12 +210,13 @@ void st_host_embedding_fwd(struct st_device *dev, size_t batch, size_t seq, size
 }
 
 void st_host_embedding_bwd(struct st_device *dev, size_t batch, size_t seq, size_t cols,
-			   const int32_t *tokens, const void *dy, float *dwte, float *dwpe)
+			   size_t vocab, const int32_t *tokens, const void *dy, float *dwte,
+			   float *dwpe)
 {
 	const struct st_host *h = st_host(dev);
 	enum st_dtype t = dev->dtype;
 
-	if (!are_tokens(dev, "embedding_bwd", batch * seq, tokens, INT32_MAX))
+	if (!are_tokens(dev, "embedding_bwd", batch * seq, tokens, vocab))
 		return;
 		/* Columns are dealt out, so each element of dwte is added to by one thread in token
 		 * order. */

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-mapfile -d '' -t files < <(git ls-files -z -- '*.c' '*.h' '*.cu' '*.cuh')
+mapfile -d '' -t files < <(git ls-files -z -- '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 if [ ${#files[@]} -eq 0 ]; then
 	echo "format.sh: git knows no C files here" >&2
 	exit 1

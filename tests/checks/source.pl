@@ -21,7 +21,7 @@ my %may_use = (
 	aio => [qw(core)],
 	nvme => [qw(aio core)],
 	cpu_optim => [qw(core)],
-	gpu => [qw(core)],
+	gpu => [qw(core cpu_optim)],
 	offload => [qw(core aio nvme cpu_optim gpu)],
 	model => [qw(core gpu offload)],
 	cli => [qw(core gpu offload model bench)], # of bench its verbs.h
@@ -74,12 +74,12 @@ sub bare_c {
 }
 
 sub is_c {
-	return $_[0] =~ /\.(?:c|h|cu|cuh)$/;
+	return $_[0] =~ /\.(?:c|h|cc|cu|cuh)$/;
 }
 
 sub check_spdx {
 	my ($file, $text) = @_;
-	return if $file !~ /\.(?:c|h|cu|cuh|sh|pl|py|cmake)$|(?:^|\/)CMakeLists\.txt$|^run$|^\.ci\/run$/;
+	return if $file !~ /\.(?:c|h|cc|cu|cuh|sh|pl|py|cmake)$|(?:^|\/)CMakeLists\.txt$|^run$|^\.ci\/run$/;
 	my $head = join "\n", (split /\n/, $text, 3)[0, 1];
 	finding($file, 1, 'no SPDX-License-Identifier: Apache-2.0 in the first two lines')
 		if $head !~ /SPDX-License-Identifier: Apache-2\.0/;
