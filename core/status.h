@@ -59,6 +59,6 @@ int st_error_raise(const struct st_error *e);
 		if (__builtin_expect(!(cond), 0))                                                  \
 			st__assert_failed(#cond, __FILE__, __LINE__);                              \
 	} while (0)
-_Noreturn void st__assert_failed(const char *cond, const char *file, int line);
+__attribute__((noreturn)) void st__assert_failed(const char *cond, const char *file, int line);
 
 #endif
