@@ -116,7 +116,7 @@ static inline double ref_score(const struct ref_attn *a, size_t b, size_t h, siz
 
 static inline void ref_attention(const struct ref_attn *a, double *out, double *lse)
 {
-	double *s = calloc(a->seq, sizeof(*s));
+	double *s = (double *)calloc(a->seq, sizeof(*s));
 
 	for (size_t b = 0; s && b < a->batch; b++)
 		for (size_t h = 0; h < a->heads; h++)
@@ -127,15 +127,16 @@ static inline void ref_attention(const struct ref_attn *a, double *out, double *
 					s[u] = ref_score(a, b, h, t, u);
 					max = s[u] > max ? s[u] : max;
 				}
-				for (size_t u = 0; u <= t; u++)
-					sum += exp(s[u] - max);
+				for (size_t u = 0; u <= t; u++) {
+					s[u] = exp(s[u] - max);
+					sum += s[u];
+				}
 				lse[(b * a->heads + h) * a->seq + t] = max + log(sum);
 				for (size_t i = 0; i < a->dim; i++) {
 					double o = 0;
 
 					for (size_t u = 0; u <= t; u++)
-						o += exp(s[u] - max) / sum *
-						     ref_qkv(a, 2, b, h, u, i);
+						o += s[u] / sum * ref_qkv(a, 2, b, h, u, i);
 					out[((b * a->seq + t) * a->heads + h) * a->dim + i] = o;
 				}
 			}
@@ -147,7 +148,7 @@ static inline void ref_attention_bwd(const struct ref_attn *a, const double *lse
 {
 	size_t width = a->heads * a->dim;
 	double scale = 1 / sqrt((double)a->dim);
-	double *p = calloc(2 * a->seq, sizeof(*p)), *dp = p ? p + a->seq : NULL;
+	double *p = (double *)calloc(2 * a->seq, sizeof(*p)), *dp = p ? p + a->seq : NULL;
 
 	for (size_t i = 0; i < a->batch * a->seq * 3 * width; i++)
 		dqkv[i] = 0;
