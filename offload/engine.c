@@ -16,6 +16,7 @@
 #include "offload/exec.h"
 #include "offload/executor.h"
 #include "offload/lanes_real.h"
+#include "offload/sequence.h"
 #include "offload/trace.h"
 
 _Static_assert(ST_CONFIG_PATHS_MAX <= ST_STORE_PATHS_MAX, "a configuration that the store refuses");
@@ -50,10 +51,9 @@ struct st_engine {
 	struct st_scratch *scratch;
 	struct st_lanes_real *lanes;
 	struct st_executor *executor;
+	struct st_sequence sequence;
 	struct st_run_trace *trace; /* or NULL */
 	uint64_t n_runs, serving;   /* runs begun; step that runs, or ran last */
-	struct st_run *ahead;       /* the look-ahead program's run; its gate is closed */
-	bool rolls_back;            /* the latest step speculated in vain */
 	uint64_t committing_step;
 	char *run_json; /* where create() wants it */
 	size_t run_json_bytes;
@@ -71,9 +71,7 @@ struct st_engine {
 	uint64_t durable_step;
 
 	/* Caller's thread only */
-	enum st_due due;  /* updates that the latest step left */
-	uint64_t clipped; /* bit i: the step i before the latest clipped */
-	unsigned n_steps; /* of this process, at most 64 */
+	struct st_history history;
 	uint64_t updates;
 	uint64_t step;
 	int64_t report_ns;
@@ -118,8 +116,10 @@ static int alloc_rows(struct st_engine *e)
 	return 0;
 }
 
-static struct st_run *take_run(struct st_engine *e, enum st_variant v)
+static int take_run(void *user, enum st_variant v, void **run)
 {
+	struct st_engine *e = user;
+
 	for (unsigned i = 0; i < RUNS; i++) {
 		struct st_run *r = &e->runs[i];
 
@@ -132,14 +132,15 @@ static struct st_run *take_run(struct st_engine *e, enum st_variant v)
 		r->step = 0;
 		r->emit = NULL;
 		r->square_sum = 0;
-		r->is_skipped = false;
+		r->verdict = (struct st_verdict){ .clip_factor = 1 };
 		atomic_store(&r->is_hopeless, false);
 		r->speculates = st_variant_desc(v)->speculates;
 		r->rolled_back = r->is_reported = false;
-		return r;
+		*run = r;
+		return 0;
 	}
 	ST_ASSERT(!"no run is free");
-	return NULL;
+	return -EBUSY;
 }
 
 /* ---- what the lanes ask -------------------------------------------------------------------- */
@@ -149,10 +150,8 @@ static bool wants_commit(void *user, void *ctx)
 	struct st_engine *e = user;
 	const struct st_run *run = ctx;
 
-	if (!st_variant_desc(run->variant)->is_step)
-		return true;
-	return e->exec.boundary.step % e->cfg.commit_every == 0 &&
-	       e->exec.boundary.step != e->committing_step; /* it is durable already */
+	return st_wants_commit(run->variant, e->exec.boundary.step, e->committing_step,
+			       e->cfg.commit_every);
 }
 
 static size_t take_snapshot(void *user, void *ctx, void *out)
@@ -244,7 +243,7 @@ static void op_completed(void *user, void *ctx, const struct st_program *p, uint
 	}
 	if (p->ops[op].kind == ST_OP_NORM && !rc && !run->is_reported) {
 		run->is_reported = true;
-		e->rolls_back = run->rolled_back;
+		e->sequence.rolls_back = run->rolled_back;
 		reply(e, run, 0);
 	}
 }
@@ -257,8 +256,9 @@ static void free_runs(struct st_engine *e)
 			e->runs[i].is_busy = false;
 }
 
-static int turn(struct st_engine *e, int64_t timeout_ns)
+static int turn(void *user, int64_t timeout_ns)
 {
+	struct st_engine *e = user;
 	int rc = st_executor_turn(e->executor, timeout_ns);
 
 	free_runs(e);
@@ -277,46 +277,6 @@ static int turn(struct st_engine *e, int64_t timeout_ns)
 	return rc;
 }
 
-static int append(struct st_engine *e, enum st_variant v, struct st_run **out)
-{
-	struct st_run *run;
-	int rc;
-
-	while (!st_executor_has_room(e->executor))
-		if ((rc = turn(e, -1)))
-			return rc;
-	run = take_run(e, v);
-	rc = st_executor_append(e->executor, e->cfg.plan->program[v], run);
-	if (rc)
-		return rc;
-	*out = run;
-	return 0;
-}
-
-/* What a step of this kind leaves behind, if it does not roll back. */
-static enum st_due due_after(const struct st_plan *p, bool speculates)
-{
-	return !p->has_pending                ? ST_DUE_NONE
-	       : p->speculates && !speculates ? ST_DUE_ALL
-					      : ST_DUE_DEFERRED;
-}
-
-/* The program of the step that is likely to follow one of this kind. */
-static enum st_variant likely_next(const struct st_engine *e, enum st_variant v)
-{
-	bool speculates = st_variant_desc(v)->speculates;
-
-	return (speculates ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP) +
-	       due_after(e->cfg.plan, speculates);
-}
-
-static void drop_ahead(struct st_engine *e)
-{
-	if (e->ahead)
-		st_executor_cancel(e->executor);
-	e->ahead = NULL;
-}
-
 static void copy_tokens(const struct st_engine *e, struct st_run *run, const int32_t *tokens,
 			const int32_t *targets)
 {
@@ -332,20 +292,16 @@ static int serve_step(struct st_engine *e, struct command *c)
 {
 	const struct st_lookup *lookup = &e->cfg.plan->lookup;
 	struct st_run *run;
-	int rc = 0;
+	void *taken;
+	int rc = st_sequence_step(&e->sequence, c->variant, &taken);
 
-	if (e->ahead && e->ahead->variant != c->variant)
-		drop_ahead(e);
-	run = e->ahead;
-	if (!run)
-		rc = append(e, c->variant, &run);
-	if (!rc)
-		rc = st_exec_prepare(&e->cfg, e->exec.boundary.updates + 1, c->step->lr,
-				     c->step->beta1, c->step->beta2,
-				     1.0 / e->exec.boundary.loss_scale.scale, run->optim);
 	if (rc)
 		return rc;
-	e->ahead = NULL;
+	run = taken;
+	rc = st_exec_prepare(&e->cfg, e->exec.boundary.updates + 1, c->step->lr, c->step->beta1,
+			     c->step->beta2, 1.0 / e->exec.boundary.loss_scale.scale, run->optim);
+	if (rc)
+		return rc;
 	e->serving = c->run->step;
 	if (run->step != e->serving) /* one that ran ahead has it, and may be read meanwhile */
 		run->step = e->serving;
@@ -363,50 +319,30 @@ static int serve_step(struct st_engine *e, struct command *c)
 	return 0; /* op_completed() replies */
 }
 
-static int run_until_idle(struct st_engine *e)
-{
-	int rc = 0;
-
-	while (!rc && !st_executor_is_idle(e->executor))
-		rc = turn(e, -1);
-	return rc;
-}
-
 /* Any program but a step: alone in the window. */
 static int serve_other(struct st_engine *e, struct command *c)
 {
-	struct st_run *run = NULL;
-	int rc;
+	struct st_run *run;
+	void *taken;
+	int rc = st_sequence_other(&e->sequence, c->variant, &taken);
 
-	drop_ahead(e);
-	rc = run_until_idle(e);
-	if (!rc && c->variant == ST_VARIANT_N)
-		goto out; /* only wait */
-	if (!rc)
-		rc = append(e, c->variant, &run);
 	if (rc)
 		return rc;
+	run = taken;
 	if (c->tokens)
 		copy_tokens(e, run, c->tokens, c->targets);
 	run->emit = c->emit;
 	run->emit_user = c->emit_user;
 	st_executor_open(e->executor, run);
-	rc = run_until_idle(e);
-out:
+	rc = st_sequence_finish(&e->sequence);
 	if (!rc)
 		reply(e, run, 0);
 	return rc;
 }
 
-/* The step speculated in vain: what it wrote is forgotten, and its updates are due. */
-static int roll_back(struct st_engine *e)
+static int forget(void *user)
 {
-	int rc;
-
-	e->rolls_back = false;
-	drop_ahead(e); /* it was made for a step that succeeds, and may have read what goes */
-	rc = run_until_idle(e);
-	return rc ? rc : st_store_rollback(e->store);
+	return st_store_rollback(((struct st_engine *)user)->store);
 }
 
 static void fail_command(struct st_engine *e, int rc)
@@ -418,14 +354,23 @@ static void fail_command(struct st_engine *e, int rc)
 	reply(e, NULL, rc);
 }
 
+/* Between commands: the step that is likely to come next stands ready; its reads begin. */
+static int look_ahead(struct st_engine *e)
+{
+	void *run;
+	int rc = st_sequence_look_ahead(&e->sequence, &run);
+
+	if (run)
+		((struct st_run *)run)->step = e->serving + 1;
+	return rc;
+}
+
 static void serve(struct st_engine *e)
 {
-	enum st_variant latest = ST_VARIANT_N; /* step */
-
 	for (;;) {
 		struct command *c;
 		bool stops, is_broken;
-		int rc = 0;
+		int rc;
 
 		pthread_mutex_lock(&e->lock);
 		is_broken = e->broken.rc != 0;
@@ -440,32 +385,17 @@ static void serve(struct st_engine *e)
 			reply(e, NULL, st_error_raise(&e->broken));
 			continue;
 		}
-		if (e->rolls_back) {
-			rc = roll_back(e);
-			if (rc)
-				fail_command(e, rc);
-			latest = ST_VARIANT_N; /* what follows depends on how often that happens;
-						* and the caller may still read its run */
-			continue;
-		}
-		if (c && !c->is_taken) {
+		rc = st_sequence_roll_back(&e->sequence); /* the caller may still read its run */
+		if (!rc && c && !c->is_taken) {
 			c->is_taken = true;
-			latest = c->step ? c->variant : ST_VARIANT_N;
 			rc = c->step ? serve_step(e, c) : serve_other(e, c);
-			if (rc)
-				fail_command(e, rc);
-			continue;
+		} else if (!rc) {
+			rc = look_ahead(e);
+			if (!rc)
+				(void)turn(e, -1); /* a failure is in e->broken */
 		}
-		/* The step that is likely to come next stands ready; its reads begin. */
-		if (latest != ST_VARIANT_N && !e->ahead && st_executor_has_room(e->executor)) {
-			rc = append(e, likely_next(e, latest), &e->ahead);
-			if (rc) {
-				fail_command(e, rc);
-				continue;
-			}
-			e->ahead->step = e->serving + 1;
-		}
-		(void)turn(e, -1); /* a failure is in e->broken */
+		if (rc < 0)
+			fail_command(e, rc);
 	}
 }
 
@@ -640,6 +570,12 @@ static int start_lanes(struct st_engine *e)
 		return rc;
 	x.lanes = st_lanes_real(e->lanes);
 	rc = st_executor_create(&e->executor, &x);
+	st_sequence_init(&e->sequence, &(struct st_sequence_cfg){ .plan = e->cfg.plan,
+								  .executor = e->executor,
+								  .take_run = take_run,
+								  .turn = turn,
+								  .forget = forget,
+								  .user = e });
 	for (unsigned v = 0; !rc && v < ST_VARIANT_N; v++)
 		if (e->cfg.plan->program[v])
 			rc = st_executor_admit(e->executor, e->cfg.plan->program[v]);
@@ -727,10 +663,11 @@ static int run_variant(struct st_engine *e, enum st_variant v)
 
 static int settle(struct st_engine *e)
 {
-	int rc = e->due ? run_variant(e, ST_VARIANT_FLUSH + e->due) : 0;
+	enum st_due *due = &e->history.due;
+	int rc = *due ? run_variant(e, ST_VARIANT_FLUSH + *due) : 0;
 
 	if (!rc)
-		e->due = ST_DUE_NONE;
+		*due = ST_DUE_NONE;
 	return rc;
 }
 
@@ -840,15 +777,6 @@ bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)
 	return e->has_snapshot;
 }
 
-/* Worth it while steps rarely clip: not at first, not within 4 steps of one that did, and with at
- * most one in the last 64. */
-static bool speculates(const struct st_engine *e)
-{
-	if (!e->cfg.plan->speculates || e->cfg.always_speculates)
-		return e->cfg.plan->speculates;
-	return e->n_steps >= 4 && !(e->clipped & 15) && !(e->clipped & (e->clipped - 1));
-}
-
 /* Least time in which the drives move a step's bytes, at the rate they have under load. */
 static void bound_nvme(struct st_step_lanes *l, struct st_engine *e,
 		       const struct st_lanes_stats *now)
@@ -910,9 +838,12 @@ static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lan
 
 int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_step_out *out)
 {
-	enum st_variant first = speculates(e) ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
+	const struct st_plan *plan = e->cfg.plan;
 	struct st_run request = { .step = e->step + 1 };
-	struct command c = { .variant = first + e->due, .step = in, .run = &request };
+	struct command c = { .variant =
+				     st_history_step(&e->history, plan, e->cfg.always_speculates),
+			     .step = in,
+			     .run = &request };
 	struct st_lanes_stats now;
 	int64_t now_ns;
 	int rc = call(e, &c);
@@ -920,20 +851,16 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 	if (rc)
 		return rc;
 	e->step++;
-	e->due = c.run->is_skipped
-			 ? ST_DUE_NONE
-			 : due_after(e->cfg.plan, c.run->speculates && !c.run->rolled_back);
-	e->updates += !c.run->is_skipped;
-	e->clipped = e->clipped << 1 | (c.run->clip_factor != 1.0);
-	e->n_steps += e->n_steps < 64;
+	st_history_add(&e->history, plan, &c.run->verdict, c.run->speculates);
+	e->updates += !c.run->verdict.is_skipped;
 	now_ns = st_now_ns();
 	st_lanes_real_stats(e->lanes, &now);
 	*out = (struct st_step_out){
 		.step = e->step,
 		.loss = c.run->mean_loss,
 		.grad_norm = c.run->grad_norm,
-		.clip_factor = c.run->clip_factor,
-		.skipped = c.run->is_skipped,
+		.clip_factor = c.run->verdict.clip_factor,
+		.skipped = c.run->verdict.is_skipped,
 		.loss_scale = c.run->loss_scale,
 		.updates = e->updates,
 		.speculated = c.run->speculates,
@@ -974,10 +901,10 @@ int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *ta
 
 int st_engine_save(struct st_engine *e)
 {
-	int rc = run_variant(e, ST_VARIANT_SAVE + e->due);
+	int rc = run_variant(e, ST_VARIANT_SAVE + e->history.due);
 
 	if (!rc)
-		e->due = ST_DUE_NONE;
+		e->history.due = ST_DUE_NONE;
 	return rc;
 }
 

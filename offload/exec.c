@@ -97,14 +97,6 @@ static int run_backward(struct st_exec *x, const struct st_program *p, const str
 
 /* ---- gradients and optimizer --------------------------------------------------------------- */
 
-/* The norm so far is beyond the limit, by more than its rounding. */
-static bool will_clip(const struct st_exec *x, const struct st_run *run)
-{
-	double clip = x->cfg->clip * run->loss_scale * (1 + 1e-6);
-
-	return !isfinite(run->square_sum) || (clip > 0 && run->square_sum > clip * clip);
-}
-
 static void run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op,
 		       struct st_run *run)
 {
@@ -123,7 +115,7 @@ static void run_reduce(struct st_exec *x, const struct st_program *p, const stru
 					       leaf + e / STRATA_NUMERIC_TILE));
 	}
 	run->square_sum += strata_optim_tree_sum(leaf, t->elems / STRATA_NUMERIC_TILE);
-	if (run->speculates && will_clip(x, run))
+	if (run->speculates && st_will_clip(run->square_sum, x->cfg->clip, run->loss_scale))
 		atomic_store(&run->is_hopeless, true);
 }
 
@@ -236,28 +228,26 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 	double sum = 0, norm = sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves)) /
 			       run->loss_scale;
 	struct st_boundary *b = &x->boundary;
-	double clip = x->cfg->clip;
 	int rc;
 
 	for (unsigned mb = 0; mb < run->n_mb; mb++)
 		sum += run->loss[mb];
 	run->mean_loss = sum / ((double)run->n_mb * (double)(m->batch * m->seq));
 	run->grad_norm = norm;
-	run->is_skipped = x->cfg->scales_loss && !isfinite(norm);
-	rc = strata_loss_scale_update(&b->loss_scale, run->is_skipped);
+	run->verdict = st_judge(norm, x->cfg->clip, x->cfg->scales_loss);
+	run->rolled_back = run->speculates && run->verdict.is_vain;
+	rc = strata_loss_scale_update(&b->loss_scale, run->verdict.is_skipped);
 	if (rc)
 		return rc;
-	if (!isfinite(run->mean_loss) || (!isfinite(norm) && !run->is_skipped))
+	if (!isfinite(run->mean_loss) || (!isfinite(norm) && !run->verdict.is_skipped))
 		return st_fail(STRATA_E_NUMERIC,
 			       "step %llu: the %s is not finite; lower the learning rate, or look "
 			       "at the data",
 			       (unsigned long long)run->step,
 			       isfinite(run->mean_loss) ? "gradient norm" : "loss");
-	run->clip_factor = clip > 0 && norm + 1e-6 > clip ? clip / (norm + 1e-6) : 1.0;
-	run->rolled_back = run->speculates && (run->is_skipped || run->clip_factor != 1.0);
-	if (!run->is_skipped) {
+	if (!run->verdict.is_skipped) {
 		rc = st_exec_prepare(x->cfg, b->updates + 1, run->lr, run->beta1, run->beta2,
-				     run->clip_factor / run->loss_scale, b->optim);
+				     run->verdict.clip_factor / run->loss_scale, b->optim);
 		if (rc)
 			return rc;
 		b->updates++;

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "offload/engine.h"
+#include "offload/sequence.h"
 
 /* One run of a program. */
 struct st_run {
@@ -24,11 +25,11 @@ struct st_run {
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
-	struct strata_optim_step optim[2];        /* IMMEDIATE updates: without and with decay */
-	double loss_scale;                        /* of the loss of this step */
-	double mean_loss, grad_norm, clip_factor; /* out */
-	bool is_skipped;                          /* out: a gradient was not finite */
-	double square_sum;                        /* of the gradients that are final so far */
+	struct strata_optim_step optim[2]; /* IMMEDIATE updates: without and with decay */
+	double loss_scale;                 /* of the loss of this step */
+	double mean_loss, grad_norm;       /* out */
+	struct st_verdict verdict;         /* out, when the norm is known */
+	double square_sum;                 /* of the gradients that are final so far */
 	atomic_bool is_hopeless;      /* speculation: the step will clip, so it goes no further */
 	bool speculates, rolled_back; /* out: rolled_back: in vain */
 	bool is_reported;
