@@ -2,6 +2,8 @@
 /* offload/lanes_sim.c - virtual clock, lane models, and the shadow that checks them. */
 #include "offload/lanes_sim.h"
 
+#include "offload/shadow.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,94 +19,14 @@
 #define VERSION_UNWRITTEN ((uint64_t)1 << 63) /* low half: a claim */
 #define VERSION_IN_CLAIM  ((uint64_t)1 << 62) /* low half: an operation */
 
-struct segment { /* [lo, next segment's lo) holds this version */
-	uint64_t lo, version;
-};
-
-struct map { /* of [0, UINT64_MAX); neighbours differ */
-	struct segment *seg;
-	uint32_t n, cap;
-};
-
 struct shadow { /* the arenas, then the resources */
-	struct map *maps;
+	struct st_shadow *maps;
 	uint32_t n_maps;
 };
 
-static int map_reserve(struct map *m, uint32_t n)
-{
-	struct segment *seg;
-
-	if (n <= m->cap)
-		return 0;
-	seg = reallocarray(m->seg, (size_t)n * 2, sizeof(*seg));
-	if (!seg)
-		return -ENOMEM;
-	m->seg = seg;
-	m->cap = n * 2;
-	return 0;
-}
-
-/* The last segment that starts at or before `at`. */
-static uint32_t map_find(const struct map *m, uint64_t at)
-{
-	uint32_t lo = 0, hi = m->n;
-
-	while (hi - lo > 1) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (m->seg[mid].lo <= at)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-static int map_paint(struct map *m, uint64_t lo, uint64_t hi, uint64_t version)
-{
-	struct segment put[2];
-	uint32_t from, last, n_put = 0;
-	uint64_t tail;
-
-	if (lo >= hi)
-		return 0;
-	if (map_reserve(m, m->n + 2))
-		return -ENOMEM;
-	from = map_find(m, lo);
-	last = map_find(m, hi);
-	tail = m->seg[last].version;
-	if (m->seg[from].lo < lo)
-		from++;
-	if (!from || m->seg[from - 1].version != version)
-		put[n_put++] = (struct segment){ lo, version };
-	if (hi < UINT64_MAX && tail != version)
-		put[n_put++] = (struct segment){ hi, tail };
-	memmove(m->seg + from + n_put, m->seg + last + 1, (m->n - last - 1) * sizeof(*put));
-	memcpy(m->seg + from, put, n_put * sizeof(*put));
-	m->n = m->n - (last + 1 - from) + n_put;
-	return 0;
-}
-
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-	h = (h ^ v) * 0x9e3779b97f4a7c15u;
-	return h ^ h >> 32;
-}
-
-/* A digest of the versions in [lo, hi) and where each begins. */
-static uint64_t map_digest(const struct map *m, uint64_t lo, uint64_t hi)
-{
-	uint64_t h = mix(lo, hi);
-
-	for (uint32_t i = map_find(m, lo); i < m->n && m->seg[i].lo < hi; i++)
-		h = mix(mix(h, m->seg[i].lo > lo ? m->seg[i].lo : lo), m->seg[i].version);
-	return h;
-}
-
 static int shadow_grow(struct shadow *sh, uint32_t n_maps)
 {
-	struct map *maps;
+	struct st_shadow *maps;
 
 	if (n_maps <= sh->n_maps)
 		return 0;
@@ -112,35 +34,25 @@ static int shadow_grow(struct shadow *sh, uint32_t n_maps)
 	if (!maps)
 		return -ENOMEM;
 	sh->maps = maps;
-	while (sh->n_maps < n_maps) {
-		struct map m = { 0 };
-
-		if (map_reserve(&m, 2))
+	for (; sh->n_maps < n_maps; sh->n_maps++)
+		if (st_shadow_init(&sh->maps[sh->n_maps]))
 			return -ENOMEM;
-		m.seg[m.n++] = (struct segment){ 0, 0 };
-		sh->maps[sh->n_maps++] = m;
-	}
 	return 0;
 }
 
 static int shadow_copy(struct shadow *to, const struct shadow *from)
 {
-	if (shadow_grow(to, from->n_maps))
-		return -ENOMEM;
-	for (uint32_t i = 0; i < from->n_maps; i++) {
-		if (map_reserve(&to->maps[i], from->maps[i].n))
-			return -ENOMEM;
-		to->maps[i].n = from->maps[i].n;
-		memcpy(to->maps[i].seg, from->maps[i].seg,
-		       from->maps[i].n * sizeof(*from->maps[i].seg));
-	}
-	return 0;
+	int rc = shadow_grow(to, from->n_maps);
+
+	for (uint32_t i = 0; !rc && i < from->n_maps; i++)
+		rc = st_shadow_copy(&to->maps[i], &from->maps[i]);
+	return rc;
 }
 
 static void shadow_fini(struct shadow *sh)
 {
 	for (uint32_t i = 0; i < sh->n_maps; i++)
-		free(sh->maps[i].seg);
+		st_shadow_fini(&sh->maps[i]);
 	free(sh->maps);
 }
 
@@ -151,7 +63,7 @@ enum claim_state { CLAIM_NONE, CLAIM_LIVE, CLAIM_ENDED };
 
 struct instance { /* a program that was begun */
 	const struct st_program *p;
-	const void *ctx;
+	void *ctx;
 	uint32_t seq; /* place in serial order */
 	bool is_cancelled;
 	uint32_t in_flight, n_left; /* n_left: operations that have not come back */
@@ -174,6 +86,7 @@ struct job {
 	struct instance *in;
 	uint32_t op;
 	uint8_t lane, state;
+	uint32_t paths; /* bit i: it needs path i of its lane */
 	int rc;
 	uint64_t token;
 	int64_t served_ns, end_ns; /* it leaves the pipe; it ends, a latency later */
@@ -181,7 +94,7 @@ struct job {
 
 struct lane {
 	uint32_t n_jobs, n_running;
-	int64_t pipe_free_ns;
+	int64_t pipe_free_ns[ST_SIM_PATHS_MAX];
 	double speed; /* of what is in the pipe now */
 };
 
@@ -190,6 +103,7 @@ struct st_lanes_sim {
 	uint64_t rng;
 	int rc;               /* out of memory while checking: told by the next wait() */
 	bool has_failed;      /* a failure was handed out */
+	uint64_t n_exposed;   /* operations that started in a lane that may fail */
 	struct instance **in; /* in serial order */
 	uint32_t n_in, cap_in, next_seq;
 	struct live *live;
@@ -330,12 +244,12 @@ static uint64_t version_of(const struct instance *in, uint32_t item)
 	return (uint64_t)(in->seq + 1) << 32 | item;
 }
 
-static struct map *use_map(struct shadow *sh, const struct st_use *u)
+static struct st_shadow *use_map(struct shadow *sh, const struct st_use *u)
 {
 	return &sh->maps[u->addr.arena];
 }
 
-static struct map *touch_map(struct shadow *sh, const struct st_touch *t)
+static struct st_shadow *touch_map(struct shadow *sh, const struct st_touch *t)
 {
 	return &sh->maps[ST_ARENA_N + t->resource];
 }
@@ -347,8 +261,8 @@ static int paint_claim(struct shadow *sh, const struct instance *in, uint32_t cl
 	const struct st_pool_place *place = &in->p->place[c->pool];
 	uint64_t lo = place->base_bytes + c->off_bytes;
 
-	return map_paint(&sh->maps[place->arena], lo, lo + c->bytes,
-			 VERSION_UNWRITTEN | version_of(in, claim));
+	return st_shadow_paint(&sh->maps[place->arena], lo, lo + c->bytes,
+			       VERSION_UNWRITTEN | version_of(in, claim));
 }
 
 /* What an operation leaves behind when it completes. */
@@ -361,28 +275,28 @@ static int paint_op(struct shadow *sh, const struct instance *in, uint32_t op)
 		const struct st_use *u = &in->p->uses[o->first_use + k];
 
 		if (u->is_write)
-			rc = map_paint(use_map(sh, u), u->addr.off_bytes,
-				       u->addr.off_bytes + u->bytes,
-				       version_of(in, op) |
-					       (u->claim == ST_NO_CLAIM ? 0 : VERSION_IN_CLAIM));
+			rc = st_shadow_paint(
+				use_map(sh, u), u->addr.off_bytes, u->addr.off_bytes + u->bytes,
+				version_of(in, op) |
+					(u->claim == ST_NO_CLAIM ? 0 : VERSION_IN_CLAIM));
 	}
 	for (uint32_t k = in->first_touch[op]; !rc && k < in->first_touch[op + 1]; k++) {
 		const struct st_touch *t = &in->p->touch_list[k];
 
 		if (t->is_exclusive)
-			rc = map_paint(touch_map(sh, t), t->lo, t->hi, version_of(in, op));
+			rc = st_shadow_paint(touch_map(sh, t), t->lo, t->hi, version_of(in, op));
 	}
 	return rc;
 }
 
 static uint64_t use_digest(struct shadow *sh, const struct st_use *u)
 {
-	return map_digest(use_map(sh, u), u->addr.off_bytes, u->addr.off_bytes + u->bytes);
+	return st_shadow_digest(use_map(sh, u), u->addr.off_bytes, u->addr.off_bytes + u->bytes);
 }
 
 static uint64_t touch_digest(struct shadow *sh, const struct st_touch *t)
 {
-	return map_digest(touch_map(sh, t), t->lo, t->hi);
+	return st_shadow_digest(touch_map(sh, t), t->lo, t->hi);
 }
 
 static int expect_serial(struct st_lanes_sim *s, struct instance *in)
@@ -416,7 +330,7 @@ static int expect_serial(struct st_lanes_sim *s, struct instance *in)
 
 /* ---- programs ---------------------------------------------------------------------------- */
 
-static struct instance *instance_create(const struct st_program *p, const void *ctx)
+static struct instance *instance_create(const struct st_program *p, void *ctx)
 {
 	struct instance *in = calloc(1, sizeof(*in));
 	uint32_t n_uses = 0, t = 0;
@@ -499,7 +413,7 @@ static int make_room(struct st_lanes_sim *s, const struct st_program *p)
 	return shadow_copy(&s->before, &s->expect);
 }
 
-int st_lanes_sim_begin(struct st_lanes_sim *s, const struct st_program *p, const void *ctx)
+int st_lanes_sim_begin(struct st_lanes_sim *s, const struct st_program *p, void *ctx)
 {
 	struct instance *in = NULL;
 	int rc;
@@ -604,7 +518,7 @@ static void check_start(struct st_lanes_sim *s, const struct job *j)
 	}
 	for (uint32_t k = o->first_use; k < o->first_use + o->n_uses; k++) {
 		const struct st_use *u = &p->uses[k];
-		const struct map *m = use_map(&s->actual, u);
+		const struct st_shadow *m = use_map(&s->actual, u);
 
 		if (u->bytes && use_digest(&s->actual, u) != in->use_expect[k])
 			fault(s, ST_SIM_STALE,
@@ -613,7 +527,8 @@ static void check_start(struct st_lanes_sim *s, const struct job *j)
 			      " than in serial order; it begins with %#llx",
 			      in->seq, j->op, job_name(j), u->addr.arena,
 			      (unsigned long long)u->addr.off_bytes, (unsigned long long)u->bytes,
-			      (unsigned long long)m->seg[map_find(m, u->addr.off_bytes)].version);
+			      (unsigned long long)m->seg[st_shadow_find(m, u->addr.off_bytes)]
+				      .value);
 	}
 	for (uint32_t k = in->first_touch[j->op]; k < in->first_touch[j->op + 1]; k++) {
 		const struct st_touch *t = &p->touch_list[k];
@@ -695,7 +610,8 @@ static void end_claims(struct st_lanes_sim *s, struct instance *in, uint32_t op)
 
 /* ---- the clock --------------------------------------------------------------------------- */
 
-/* What an operation takes of its lane for itself; in *latency_ns what it waits beside that. */
+/* What an operation takes of a path of its lane for itself; in *latency_ns what it waits beside
+ * that. It moves an equal share through each of its paths. */
 static int64_t cost_of(struct st_lanes_sim *s, const struct job *j, int64_t *latency_ns)
 {
 	const struct st_sim_lane *c = &s->cfg.lane[j->lane];
@@ -710,13 +626,14 @@ static int64_t cost_of(struct st_lanes_sim *s, const struct job *j, int64_t *lat
 		*latency_ns += (int64_t)cost; /* at once, in any order */
 		return 0;
 	}
-	if (s->cfg.cost_ns)
-		return s->cfg.cost_ns(s->cfg.user, j->in->p, j->op);
 	if (c->bytes_per_s > 0)
 		cost += (double)o->bytes / c->bytes_per_s;
 	if (c->flops_per_s > 0)
 		cost += o->flops / c->flops_per_s;
-	return (int64_t)(cost * 1e9);
+	cost *= 1e9;
+	if (s->cfg.cost_ns)
+		cost = (double)s->cfg.cost_ns(s->cfg.user, j->in->p, j->op);
+	return (int64_t)(cost / __builtin_popcount(j->paths));
 }
 
 /* What a lane has in its pipe goes on at another speed: all of it ends sooner or later. */
@@ -736,10 +653,23 @@ static void change_speed(struct st_lanes_sim *s, unsigned l, double speed)
 		j->served_ns += later_ns;
 		j->end_ns += later_ns;
 	}
-	if (lane->pipe_free_ns > now_ns)
-		lane->pipe_free_ns =
-			now_ns + (int64_t)((double)(lane->pipe_free_ns - now_ns) * stretch);
+	for (unsigned k = 0; k < ST_SIM_PATHS_MAX; k++)
+		if (lane->pipe_free_ns[k] > now_ns)
+			lane->pipe_free_ns[k] =
+				now_ns +
+				(int64_t)((double)(lane->pipe_free_ns[k] - now_ns) * stretch);
 	lane->speed = speed;
+}
+
+/* When a lane has served all that it took. */
+static int64_t pipe_free(const struct lane *lane)
+{
+	int64_t at_ns = lane->pipe_free_ns[0];
+
+	for (unsigned k = 1; k < ST_SIM_PATHS_MAX; k++)
+		if (lane->pipe_free_ns[k] > at_ns)
+			at_ns = lane->pipe_free_ns[k];
+	return at_ns;
 }
 
 /* Which lanes serve now, and so how fast each is. */
@@ -750,7 +680,7 @@ static void set_speeds(struct st_lanes_sim *s)
 	if (!s->cfg.speed)
 		return;
 	for (unsigned l = 0; l < ST_LANE_N; l++)
-		serving |= (uint32_t)(s->lane[l].pipe_free_ns > s->stats.now_ns) << l;
+		serving |= (uint32_t)(pipe_free(&s->lane[l]) > s->stats.now_ns) << l;
 	for (unsigned l = 0; l < ST_LANE_N; l++) {
 		double speed = s->cfg.speed(s->cfg.user, l, serving | 1u << l);
 
@@ -760,33 +690,58 @@ static void set_speeds(struct st_lanes_sim *s)
 	}
 }
 
-static void start(struct st_lanes_sim *s, struct job *j)
+/* A share of an operation passes through one path of its lane. */
+static void serve_share(struct st_lanes_sim *s, struct job *j, unsigned path)
 {
 	struct lane *lane = &s->lane[j->lane];
 	int64_t latency_ns, cost_ns, now_ns = s->stats.now_ns;
 
-	if (s->cfg.is_checked)
-		check_start(s, j);
 	cost_ns = cost_of(s, j, &latency_ns);
 	if (s->cfg.lane[j->lane].is_fifo) {
 		cost_ns += latency_ns;
 		latency_ns = 0;
 	}
 	s->stats.cost_ns[j->lane] += cost_ns;
-	if (lane->pipe_free_ns < now_ns)
-		lane->pipe_free_ns = now_ns;
-	lane->pipe_free_ns += (int64_t)((double)cost_ns / lane->speed);
-	j->served_ns = lane->pipe_free_ns;
-	j->end_ns = j->served_ns + latency_ns;
+	if (lane->pipe_free_ns[path] < now_ns)
+		lane->pipe_free_ns[path] = now_ns;
+	lane->pipe_free_ns[path] += (int64_t)((double)cost_ns / lane->speed);
+	if (lane->pipe_free_ns[path] > j->served_ns)
+		j->served_ns = lane->pipe_free_ns[path];
+	if (lane->pipe_free_ns[path] + latency_ns > j->end_ns)
+		j->end_ns = lane->pipe_free_ns[path] + latency_ns;
+}
+
+static bool fails(struct st_lanes_sim *s, const struct job *j)
+{
+	const struct st_lanes_sim_cfg *c = &s->cfg;
+
+	s->stats.n_started++;
+	if (c->fail_lanes && !(c->fail_lanes >> j->lane & 1))
+		return false;
+	s->n_exposed++;
+	if (c->lost_paths & j->paths && c->lost_at && s->n_exposed >= c->lost_at)
+		return true;
+	return s->n_exposed == c->fail_nth ||
+	       (c->fail_per_million && random_unit(s) * 1e6 < c->fail_per_million);
+}
+
+static void start(struct st_lanes_sim *s, struct job *j)
+{
+	if (s->cfg.is_checked)
+		check_start(s, j);
+	for (unsigned k = 0; k < ST_SIM_PATHS_MAX; k++)
+		if (j->paths >> k & 1)
+			serve_share(s, j, k);
 	j->state = JOB_RUNNING;
 	j->rc = 0;
-	if (++s->stats.n_started == s->cfg.fail_nth ||
-	    (s->cfg.fail_per_million && random_unit(s) * 1e6 < s->cfg.fail_per_million)) {
+	if (fails(s, j)) {
 		j->rc = s->cfg.fail_rc ? s->cfg.fail_rc : STRATA_E_IO;
 		s->stats.n_failed++;
 	}
-	lane->n_running++;
+	s->lane[j->lane].n_running++;
 	s->stats.n_ops[j->lane]++;
+	if (s->cfg.begin)
+		s->cfg.begin(s->cfg.user, j->in->p, j->op, j->in->ctx);
 }
 
 /* OP_DONE: it can start; OP_FAILED: it never will; OP_TAKEN: its lane waits. */
@@ -815,14 +770,14 @@ static void start_ready(struct st_lanes_sim *s)
 	bool is_changed = true;
 
 	while (is_changed) {
-		uint32_t blocked = 0; /* FIFO lanes whose first operation has not ended */
+		uint32_t blocked[ST_LANE_N] = { 0 }; /* paths of FIFOs that serve or wait */
 
 		is_changed = false;
 		for (uint32_t i = 0; i < s->n_jobs; i++) {
 			struct job *j = &s->jobs[i];
 			enum op_state edges;
 
-			if (j->state == JOB_QUEUED && !(blocked >> j->lane & 1)) {
+			if (j->state == JOB_QUEUED && !(blocked[j->lane] & j->paths)) {
 				edges = edges_of(s, j);
 				if (edges == OP_DONE) {
 					start(s, j);
@@ -835,7 +790,7 @@ static void start_ready(struct st_lanes_sim *s)
 				}
 			}
 			if (s->cfg.lane[j->lane].is_fifo && j->state != JOB_ENDED)
-				blocked |= 1u << j->lane;
+				blocked[j->lane] |= j->paths;
 		}
 	}
 	set_speeds(s);
@@ -846,8 +801,11 @@ static void end_job(struct st_lanes_sim *s, struct job *j)
 	struct instance *in = j->in;
 	struct lane *lane = &s->lane[j->lane];
 
-	if (j->state == JOB_RUNNING)
+	if (j->state == JOB_RUNNING) {
 		lane->n_running--;
+		if (s->cfg.end)
+			j->rc = s->cfg.end(s->cfg.user, in->p, j->op, in->ctx, j->rc);
+	}
 	lane->n_jobs--;
 	in->in_flight--;
 	in->n_left--;
@@ -908,6 +866,14 @@ static void check_order(struct st_lanes_sim *s, const struct instance *in, uint3
 		fault(s, ST_SIM_AFTER_ERROR, "program %u operation %u", in->seq, op);
 }
 
+static uint32_t paths_of(const struct st_lanes_sim *s, const struct st_program *p, uint32_t op)
+{
+	uint32_t paths = s->cfg.paths ? s->cfg.paths(s->cfg.user, p, op) : 1;
+
+	ST_ASSERT(!(paths >> ST_SIM_PATHS_MAX));
+	return paths ? paths : 1;
+}
+
 static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void *ctx,
 		      uint64_t token)
 {
@@ -938,6 +904,7 @@ static int sim_submit(void *priv, const struct st_program *p, uint32_t op, void 
 	in->in_flight++;
 	s->lane[lane].n_jobs++;
 	s->jobs[s->n_jobs++] = (struct job){ .in = in, .op = op, .lane = lane, .token = token };
+	s->jobs[s->n_jobs - 1].paths = paths_of(s, p, op);
 	start_ready(s);
 	return 0;
 }
@@ -956,8 +923,8 @@ static int64_t next_pause(const struct st_lanes_sim *s)
 	int64_t at_ns = INT64_MAX;
 
 	for (unsigned l = 0; s->cfg.speed && l < ST_LANE_N; l++)
-		if (s->lane[l].pipe_free_ns > s->stats.now_ns && s->lane[l].pipe_free_ns < at_ns)
-			at_ns = s->lane[l].pipe_free_ns;
+		if (pipe_free(&s->lane[l]) > s->stats.now_ns && pipe_free(&s->lane[l]) < at_ns)
+			at_ns = pipe_free(&s->lane[l]);
 	return at_ns;
 }
 
@@ -1025,19 +992,19 @@ static bool is_lost(uint64_t expect, uint64_t actual)
 
 static void check_final(struct st_lanes_sim *s, uint32_t map)
 {
-	const struct map *e = &s->expect.maps[map], *a = &s->actual.maps[map];
+	const struct st_shadow *e = &s->expect.maps[map], *a = &s->actual.maps[map];
 
 	for (uint32_t i = 0, j = 0; i < e->n && j < a->n;) {
 		uint64_t e_hi = i + 1 < e->n ? e->seg[i + 1].lo : UINT64_MAX;
 		uint64_t a_hi = j + 1 < a->n ? a->seg[j + 1].lo : UINT64_MAX;
 
-		if (is_lost(e->seg[i].version, a->seg[j].version)) {
+		if (is_lost(e->seg[i].value, a->seg[j].value)) {
 			fault(s, ST_SIM_LOST,
 			      "%s %u ends with version %#llx, in serial order with %#llx",
 			      map < ST_ARENA_N ? "arena" : "resource",
 			      map < ST_ARENA_N ? map : map - ST_ARENA_N,
-			      (unsigned long long)a->seg[j].version,
-			      (unsigned long long)e->seg[i].version);
+			      (unsigned long long)a->seg[j].value,
+			      (unsigned long long)e->seg[i].value);
 			return;
 		}
 		i += e_hi <= a_hi;

@@ -12,7 +12,9 @@
  * are in flight at once: costs pass through one pipe, latencies overlap. The cost comes from
  * bytes and flops, or from a callback. Lanes may slow each other down (speed): reads and writes
  * that share a drive, compute beside I/O. What is being served then goes on at another speed from
- * the instant at which another lane begins or ends to serve. A lane may wait by itself for others
+ * the instant at which another lane begins or ends to serve. A lane may have several paths, each
+ * such a queue of its own; an operation takes an equal share of its cost on each of those that it
+ * needs, and ends when all have ended. A lane may wait by itself for others
  * (lanes.h, rule 3): an operation whose edges are not done stays where it is, in a FIFO with
  * everything behind it.
  *
@@ -35,6 +37,8 @@
 
 #include "offload/lanes.h"
 
+#define ST_SIM_PATHS_MAX 4u
+
 struct st_sim_lane {
 	double bytes_per_s, flops_per_s; /* 0: costs nothing */
 	int64_t latency_ns;
@@ -52,12 +56,22 @@ struct st_lanes_sim_cfg {
 	 */
 	double (*speed)(void *user, enum st_lane lane, uint32_t serving);
 	void *user;
+	/* optional. What operations do: begin when one starts; end when it is over, with what it
+	 * comes back with so far. @return what it does come back with, 0 or a failure. */
+	void (*begin)(void *user, const struct st_program *p, uint32_t op, void *ctx);
+	int (*end)(void *user, const struct st_program *p, uint32_t op, void *ctx, int rc);
+	/* optional. Bit k: an operation needs path k of its lane, k < ST_SIM_PATHS_MAX; 0: path 0.
+	 */
+	uint32_t (*paths)(void *user, const struct st_program *p, uint32_t op);
 	uint64_t seed;             /* of what follows */
 	unsigned random_decades;   /* durations 10^u ns, u uniform in [0, decades); at most 12, 0:
 				      model */
 	unsigned wake_permille;    /* wait() returns 0 for no reason */
 	unsigned fail_per_million; /* an operation that starts fails */
 	uint64_t fail_nth;         /* the nth operation that starts fails; 0: none */
+	uint32_t lost_paths;       /* whatever needs one of these fails ... */
+	uint64_t lost_at;          /* ... from the nth operation on that starts; 0: never */
+	uint32_t fail_lanes;       /* bit l: only what starts in lane l counts and fails; 0: all */
 	uint64_t refuse_nth;       /* the nth submit is refused; 0: none */
 	int fail_rc;               /* of these; 0 means STRATA_E_IO */
 };
@@ -84,7 +98,7 @@ struct st_sim_stats {
 	int64_t cost_ns[ST_LANE_N];    /* sum of what operations took of the lane for themselves */
 	uint64_t n_ops[ST_LANE_N];     /* served */
 	uint64_t pool_high[ST_POOL_N]; /* highest end of a live claim (is_checked) */
-	uint64_t n_started, n_submits; /* what fail_nth and refuse_nth count */
+	uint64_t n_started, n_submits; /* what fail_nth and refuse_nth count, in all lanes */
 	uint64_t n_early;              /* submitted before an edge was done, to a lane that waits */
 	uint64_t n_failed;             /* failures injected */
 };
@@ -106,8 +120,7 @@ struct st_lanes st_lanes_sim_lanes(struct st_lanes_sim *s);
  * All memory is taken here: unless is_checked, submit and wait allocate nothing.
  * @return 0; -ENOMEM
  */
-ST_MUST_CHECK int st_lanes_sim_begin(struct st_lanes_sim *s, const struct st_program *p,
-				     const void *ctx);
+ST_MUST_CHECK int st_lanes_sim_begin(struct st_lanes_sim *s, const struct st_program *p, void *ctx);
 
 /**
  * st_lanes_sim_cancel() - the program begun last was cancelled: serial order goes on without it.
