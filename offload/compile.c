@@ -589,10 +589,11 @@ static bool is_first_stage_of(const struct emit *e, unsigned stage, uint32_t uni
 static void emit_backward(struct emit *e, unsigned stage, unsigned mb_lo, unsigned mb_hi)
 {
 	const struct st_stage_desc *s = &e->m->stages[stage];
+	bool runs_again = e->plan->cfg.recompute && s->saved_bytes; /* forward, inside backward */
 
 	if (stage + 1 == e->m->n_stages) /* its forward is inside its backward */
 		need_stage_params(e, stage);
-	else if (s->bwd_needs_params)
+	else if (s->bwd_needs_params || runs_again)
 		for (unsigned k = 0; k < s->n_units; k++)
 			need_param(e, s->units[k]);
 	for (unsigned mb = mb_lo; mb < mb_hi; mb++)
@@ -703,10 +704,13 @@ static void emit_flush(struct emit *e)
 		commit(e);
 }
 
-/* Something is at home on NVMe. */
-static bool stores(const struct emit *e)
+/* The store holds all of the state once what is at home there was written. */
+static bool stores_all(const struct emit *e)
 {
-	return e->plan->cfg.param_home == ST_HOME_NVME || e->plan->cfg.state_home == ST_HOME_NVME;
+	for (uint32_t t = 0; t < e->l->n_tiles; t++)
+		if (~e->plan->on_nvme[t] & (ST_ON_NVME_PARAM | ST_ON_NVME_STATE))
+			return false;
+	return true;
 }
 
 static void emit_init(struct emit *e)
@@ -727,7 +731,7 @@ static void emit_init(struct emit *e)
 		st_builder_after(e->b, e->gate);
 		write_back(e, t, state);
 	}
-	if (stores(e) || e->plan->cfg.commits)
+	if (stores_all(e) || e->plan->cfg.commits) /* what a commit names can be resumed */
 		commit(e);
 }
 

@@ -254,6 +254,34 @@ START_TEST(resumes_bit_exactly)
 }
 END_TEST
 
+/* Without commits a run that ends before it is saved leaves nothing: it begins anew. */
+START_TEST(without_commits_nothing_is_half_there)
+{
+	static const struct tiny cases[] = {
+		{ .param_home = ST_HOME_NVME, .state_home = ST_HOME_NVME, .spare_bytes = 1 << 20 },
+		{ .param_home = ST_HOME_HOST, .state_home = ST_HOME_NVME },
+		{ .param_home = ST_HOME_NVME, .state_home = ST_HOME_NVME },
+	};
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(cases); i++) {
+		char run_json[4096];
+		struct tiny_run r;
+		uint64_t once;
+
+		tiny_open(&r, &cases[i]);
+		tiny_step(&r, 1, NULL);
+		once = tiny_hash(&r);
+		memcpy(run_json, r.run_json, sizeof(run_json));
+		st_engine_close(r.engine, false);
+		r.engine = NULL;
+		tiny_engine(&r, &cases[i], run_json);
+		tiny_step(&r, 1, NULL);
+		ck_assert_uint_eq(tiny_hash(&r), once);
+		tiny_close(&r);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("engine");
@@ -273,6 +301,7 @@ int main(void)
 	tcase_add_test(t, one_hash_with_wide_blocks);
 	tcase_add_test(t, small_budgets_change_nothing);
 	tcase_add_test(t, resumes_bit_exactly);
+	tcase_add_test(t, without_commits_nothing_is_half_there);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
