@@ -51,7 +51,7 @@ cudaError_t cuda_header_mma(cudaStream_t s, enum st_dtype dt, const void *a, con
 			    bool is_b_transposed, float *d);
 /* y[i]: exp2_fast(x[i]); n a multiple of 32 */
 cudaError_t cuda_header_exp2(cudaStream_t s, size_t n, const float *x, float *y);
-/* y[i] of 32: shfl_xor(x, lane_mask); votes: ballot(x > 0); any: barrier_or(x[lane of warp] > 0) */
+/* y[i] of 32: shfl_xor(x, lane_mask); votes: vote(x > 0); any: barrier_or(x[lane of warp] > 0) */
 cudaError_t cuda_header_warp(cudaStream_t s, const float *x, int lane_mask, float *y,
 			     uint32_t *votes, uint32_t *any);
 

@@ -71,7 +71,7 @@ header_warp(const float *x, int lane_mask, float *y, uint32_t *votes, uint32_t *
 	const bool is_first = threadIdx.x < ST_WARP;
 	const float mine = is_first ? load(x + lane) : 0.0f;
 	const float other = shfl_xor(mine, lane_mask);
-	const uint32_t all = ballot(mine > 0.0f);
+	const uint32_t all = vote(mine > 0.0f);
 	const bool is_any = barrier_or(mine > 0.0f);
 
 	if (is_first) {

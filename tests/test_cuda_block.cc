@@ -96,12 +96,12 @@ ST_KERNEL(THREADS) warps(struct args a)
 	else
 		x = shfl_xor(x, 1);
 	if (a.wrong == 3 && lane < 16)
-		(void)ballot(x > 3.0f);
+		(void)vote(x > 3.0f);
 	else
 		x += shfl_xor(x, 2);
 	if (a.wrong == 4 && lane == 9)
 		barrier();
-	(void)ballot(x > 1.0f);
+	(void)vote(x > 1.0f);
 	if (!(a.wrong == 4 && lane == 9))
 		barrier();
 }
@@ -176,7 +176,7 @@ END_TEST
 
 ST_KERNEL(40) odd_block(struct args a)
 {
-	(void)ballot(a.wrong != 0);
+	(void)vote(a.wrong != 0);
 }
 
 START_TEST(a_warp_has_32_threads)

@@ -84,7 +84,7 @@ ST_DEVICE void scores(float s[N][4], struct tile<T, D> a, int row, struct tile<T
 	ST_UNROLL
 	for (int n = 0; n < N; n++)
 		s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
-	ST_UNROLL
+	ST_UNROLL_2
 	for (int k = 0; k < D / 16; k++) {
 		uint32_t x[4];
 

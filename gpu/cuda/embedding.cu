@@ -109,7 +109,7 @@ ST_DEVICE unsigned places_of(int32_t token, size_t from, size_t rows, const int3
 {
 	const size_t i = from + threadIdx.x;
 	const bool is_one = i < rows && load(tokens + i) == token;
-	const uint32_t votes = ballot(is_one);
+	const uint32_t votes = vote(is_one);
 	const unsigned lane = threadIdx.x % ST_WARP, warp = threadIdx.x / ST_WARP;
 	unsigned before = 0, all = 0;
 

@@ -12,7 +12,7 @@
  *
  * Rules. Global memory goes through load(), store(), load16(), store16() and copy16_async(): there
  * the emulation checks alignment and the spans that the launch states. Shared memory is dynamic
- * only: shared_memory(). Whatever a warp does together (shfl_xor, ballot, mma, ldmatrix) all its 32
+ * only: shared_memory(). Whatever a warp does together (shfl_xor, vote, mma, ldmatrix) all its 32
  * lanes do; whatever a block does together all its threads do. Sums that must have the CPU's bits
  * use the functions ending in _rn, which no compiler contracts.
  */
@@ -37,6 +37,11 @@ struct alignas(16) st_vec16 { /* 16 bytes, moved at once */
 
 #define ST_WARP 32
 
+#define ST_SPANS(...)                                                                              \
+	{                                                                                          \
+		__VA_ARGS__                                                                        \
+	}
+
 #ifdef STRATA_CUDA_EMU
 /* ---- emulated ------------------------------------------------------------------------------ */
 #include <block.h>
@@ -45,6 +50,7 @@ struct alignas(16) st_vec16 { /* 16 bytes, moved at once */
 #define ST_KERNEL(threads) static void
 #define ST_DEVICE          static inline
 #define ST_UNROLL
+#define ST_UNROLL_2
 
 #define threadIdx (emuHere()->thread)
 #define blockIdx  (emuHere()->block)
@@ -95,7 +101,7 @@ static inline uint32_t pack2(st_f16, float lo, float hi)
 #define barrier()                              emuBarrier(false, __LINE__)
 #define barrier_or(x)                          emuBarrier(x, __LINE__)
 #define shfl_xor(x, lane_mask)                 emuShuffleXor(x, lane_mask, __LINE__)
-#define ballot(x)                              emuBallot(x, __LINE__)
+#define vote(x)                                emuBallot(x, __LINE__)
 #define copy16_async(shared, global, is_there) emuCopyAsync(shared, global, is_there, __LINE__)
 #define copy_commit()                          emuCopyCommit()
 #define ldmatrix(r, shared)                    emuLdmatrix(r, shared, false, __LINE__)
@@ -116,10 +122,6 @@ static inline uint32_t pack2(st_f16, float lo, float hi)
 #define add64_rn(a, b)                         ((double)(a) + (double)(b))
 #define count_ones(x)                          __builtin_popcount(x)
 
-#define ST_SPANS(...)                                                                              \
-	{                                                                                          \
-		__VA_ARGS__                                                                        \
-	}
 /* One grid. spans: ST_SPANS({ pointer, bytes, is_write }, ...), all the global memory it touches,
  * with what is NULL left out by 0 bytes. The value is a cudaError_t. */
 #define ST_LAUNCH(text, fn, grid, threads, smem, stream, spans, ...)                               \
@@ -139,9 +141,16 @@ static inline uint32_t pack2(st_f16, float lo, float hi)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#define ST_KERNEL(threads) static __global__ void __launch_bounds__(threads)
+struct st_span {
+	const void *p;
+	size_t bytes;
+	bool is_write;
+};
+
+#define ST_KERNEL(threads) static __global__ void __launch_bounds__(threads, 1)
 #define ST_DEVICE          static __device__ __forceinline__
 #define ST_UNROLL          _Pragma("unroll")
+#define ST_UNROLL_2        _Pragma("unroll 2") /* whole, it would take too many registers */
 
 template <typename T> ST_DEVICE T load(const T *p)
 {
@@ -179,7 +188,7 @@ ST_DEVICE float shfl_xor(float x, int lane_mask)
 {
 	return __shfl_xor_sync(0xffffffffu, x, lane_mask);
 }
-ST_DEVICE uint32_t ballot(bool x)
+ST_DEVICE uint32_t vote(bool x)
 {
 	return __ballot_sync(0xffffffffu, x);
 }
@@ -261,11 +270,14 @@ ST_DEVICE float exp2_fast(float x)
 #define add64_rn(a, b)  __dadd_rn(a, b)
 #define count_ones(x)   __popc(x)
 
-#define ST_SPANS(...)
 #define ST_LAUNCH(text, fn, grid, threads, smem, stream, spans, ...)                               \
 	[&]() -> cudaError_t {                                                                     \
 		auto *const st_fn = fn;                                                            \
 		cudaError_t st_rc = st_allow_shared((const void *)st_fn, smem);                    \
+		if (false) { /* what only the emulation needs is still compiled */                 \
+			const st_span st_spans[] = spans;                                          \
+			(void)st_spans;                                                            \
+		}                                                                                  \
 		if (st_rc)                                                                         \
 			return st_rc;                                                              \
 		st_fn<<<grid, threads, smem, stream>>>(__VA_ARGS__);                               \
