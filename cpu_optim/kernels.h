@@ -45,8 +45,12 @@ static inline size_t st_grad_bytes(enum strata_optim_grads g)
 }
 
 /*
- * Random bits of element i of a stream: 32 of them, the upper half for m, the lower for v. A mix of
- * 32 bits with two words of key, from a hash of (seed, step), stream and the upper half of i.
+ * Random bits of a stream, for elements 2j and 2j + 1 together: a mix of 32 bits of j with two
+ * words of key, from a hash of (seed, step), stream and the upper half of the element's index.
+ * Rounding takes as many as it drops, n: m of the even element and v of the odd one the lowest n,
+ * the other two the highest n. So each of the four is uniform; what two share are other moments of
+ * other elements, and for n = 19 also, in one element, 6 bits that are the first of one and the
+ * last of the other.
  */
 struct st_random {
 	uint32_t k0, k1;
@@ -70,13 +74,22 @@ static inline struct st_random st_random_init(uint64_t key, uint64_t stream, uin
 #define ST_RANDOM_MUL1 0x7feb352du
 #define ST_RANDOM_MUL2 0x846ca68bu
 
-static inline uint32_t st_random_bits(struct st_random k, uint32_t elem)
+static inline uint32_t st_random_bits(struct st_random k, uint32_t pair)
 {
-	uint32_t x = elem + k.k0;
+	uint32_t x = pair + k.k0;
 
 	x = (x ^ x >> 16) * ST_RANDOM_MUL1 ^ k.k1;
 	x = (x ^ x >> 15) * ST_RANDOM_MUL2;
 	return x ^ x >> 16;
+}
+
+#define ST_RANDOM_BF16 16 /* bits that rounding drops */
+#define ST_RANDOM_INT8 ST_CODE_SHIFT
+
+/* What is added before n bits are dropped; x: of the pair. */
+static inline uint32_t st_random_of(uint32_t x, uint32_t elem, bool is_v, unsigned n)
+{
+	return (elem & 1) == is_v ? x & ((1u << n) - 1) : x >> (32 - n);
 }
 
 /*
@@ -114,7 +127,7 @@ static inline float st_scale(uint32_t max_bits)
 	return st_bits_f32(e < ST_SCALE_MOST ? e : ST_SCALE_MOST);
 }
 
-/* What a code stands for, without its sign. */
+/* What a code stands for; c_bits with the sign of the code. */
 static inline float st_code_value(uint32_t code, uint32_t c_bits, float scale)
 {
 	return (st_bits_f32((code << ST_CODE_SHIFT) + c_bits) - st_bits_f32(c_bits)) * scale;
@@ -122,9 +135,7 @@ static inline float st_code_value(uint32_t code, uint32_t c_bits, float scale)
 
 static inline float st_code_m(uint8_t code, float scale)
 {
-	float x = st_code_value(code & 0x7fu, ST_CODE_M_BITS, scale);
-
-	return st_bits_f32(st_f32_bits(x) ^ (code & 0x80u) << 24);
+	return st_code_value(code & 0x7fu, ST_CODE_M_BITS | (code & 0x80u) << 24, scale);
 }
 
 static inline float st_code_v(uint8_t code, float scale)
@@ -132,10 +143,14 @@ static inline float st_code_v(uint8_t code, float scale)
 	return st_code_value(code, ST_CODE_V_BITS, scale);
 }
 
-/* What multiplies x to give y: exact; 0 where all codes are to be 0. */
+/* 1 / scale, exactly, in integers; 0 where all codes are to be 0. */
 static inline float st_scale_inverse(float scale)
 {
-	return scale > 0.0f ? 1.0f / scale : 0.0f;
+	uint32_t u = st_f32_bits(scale);
+
+	if (u == 0 || u > ST_SCALE_MOST)
+		return 0.0f;
+	return st_bits_f32(u == ST_SCALE_MOST ? 0x00400000u : ST_SCALE_MOST - u);
 }
 
 struct st_optim_kernels { /* all required; update is NULL in a table that was not compiled in */

@@ -30,23 +30,52 @@ typedef __m256i vi;
 #define vf_store_f16(addr, x)                                                                      \
 	_mm_storeu_si128((__m128i *)(addr), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
 
+#define vf_any_nan(a, b) (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0)
+
 #define vi_of(x)          _mm256_castps_si256(x)
+#define vi_load(addr)     _mm256_loadu_si256((const __m256i *)(addr))
+#define vi_store(addr, x) _mm256_storeu_si256((__m256i *)(addr), x)
 #define vi_set1(u)        _mm256_set1_epi32((int)(u))
 #define vi_add(a, b)      _mm256_add_epi32(a, b)
 #define vi_and(a, b)      _mm256_and_si256(a, b)
 #define vi_or(a, b)       _mm256_or_si256(a, b)
-#define vi_sub(a, b)      _mm256_sub_epi32(a, b)
 #define vi_mul(a, b)      _mm256_mullo_epi32(a, b)
 #define vi_xor(a, b)      _mm256_xor_si256(a, b)
-#define vi_min(a, b)      _mm256_min_epi32(a, b)
-#define vi_max(a, b)      _mm256_max_epi32(a, b)
+#define vi_min(a, b)      _mm256_min_epu32(a, b)
+#define vi_max(a, b)      _mm256_max_epu32(a, b)
 #define vi_shl(a, n)      _mm256_slli_epi32(a, n)
 #define vi_shr(a, n)      _mm256_srli_epi32(a, n)
 #define vi_iota()         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
-#define vi_load_u8(addr)  _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(addr)))
-#define vi_load_s8(addr)  _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(addr)))
-#define vi_load_u16(addr) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(addr)))
-#define vi_load_s16(addr) _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(addr)))
+
+#define vw_set1(u)       _mm256_set1_epi16((short)(u))
+#define vw_add(a, b)     _mm256_add_epi16(a, b)
+#define vw_sub(a, b)     _mm256_sub_epi16(a, b)
+#define vw_min(a, b)     _mm256_min_epu16(a, b)
+#define vw_max(a, b)     _mm256_max_epu16(a, b)
+#define vw_shl(a, n)     _mm256_slli_epi16(a, n)
+#define vw_shr(a, n)     _mm256_srli_epi16(a, n)
+#define vw_sra(a, n)     _mm256_srai_epi16(a, n)
+#define vw_blend(a, b)   _mm256_blend_epi16(a, b, 0xaa)
+#define vw_load_u8(addr) _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(addr)))
+#define vw_load_s8(addr) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(addr)))
+
+/* Packs, unpacks and shuffles work within halves of 16 bytes; a permutation of quarters before or
+ * after puts these in order. */
+#define QUARTERS_0213(x) _mm256_permute4x64_epi64(x, 0xd8)
+#define vw_zip0(a, b)    _mm256_unpacklo_epi16(QUARTERS_0213(a), QUARTERS_0213(b))
+#define vw_zip1(a, b)    _mm256_unpackhi_epi16(QUARTERS_0213(a), QUARTERS_0213(b))
+#define vw_widen0(a)     _mm256_unpacklo_epi16(_mm256_setzero_si256(), QUARTERS_0213(a))
+#define vw_widen1(a)     _mm256_unpackhi_epi16(_mm256_setzero_si256(), QUARTERS_0213(a))
+#define vw_high(a, b)    QUARTERS_0213(_mm256_packus_epi32(vi_shr(a, 16), vi_shr(b, 16)))
+#define vw_low(a, b)                                                                               \
+	QUARTERS_0213(_mm256_packus_epi32(vw_blend(a, _mm256_setzero_si256()),                     \
+					  vw_blend(b, _mm256_setzero_si256())))
+#define HALVES_FIRST(a, b)  _mm256_permute2f128_ps(a, b, 0x20)
+#define HALVES_SECOND(a, b) _mm256_permute2f128_ps(a, b, 0x31)
+#define vf_even(a, b)       _mm256_shuffle_ps(HALVES_FIRST(a, b), HALVES_SECOND(a, b), 0x88)
+#define vf_odd(a, b)        _mm256_shuffle_ps(HALVES_FIRST(a, b), HALVES_SECOND(a, b), 0xdd)
+#define vf_zip0(a, b)       HALVES_FIRST(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b))
+#define vf_zip1(a, b)       HALVES_SECOND(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b))
 
 static inline vi vi_if_nan(vf x, vi a, vi b)
 {
@@ -68,33 +97,15 @@ static inline uint32_t vi_max_of(vi a)
 	return (uint32_t)_mm_cvtsi128_si32(x);
 }
 
-static inline void vi_store_upper16(void *addr, vi a)
+static inline vi vi_keep(vi a)
 {
-	vi upper = vi_shr(a, 16);
-	__m128i packed =
-		_mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
-
-	_mm_storeu_si128(addr, packed);
+	__asm__("" : "+x"(a));
+	return a;
 }
 
-/* Both packs saturate and work within halves; the permutation puts the runs of 4 back in order. */
-static inline void vi_store_8(void *addr, const vi a[4])
+static inline void vw_store_u8(void *to, vi a, vi b)
 {
-	vi x = _mm256_packus_epi16(_mm256_packus_epi32(a[0], a[1]),
-				   _mm256_packus_epi32(a[2], a[3]));
-
-	x = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-	_mm256_storeu_si256(addr, x);
-}
-
-/* The pack saturates, so the upper halves are cleared first. */
-static inline void vi_store_16(void *addr, vi a)
-{
-	vi low = vi_and(a, vi_set1(0xffffu));
-	__m128i packed =
-		_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
-
-	_mm_storeu_si128(addr, packed);
+	vi_store(to, QUARTERS_0213(_mm256_packus_epi16(a, b)));
 }
 
 struct sq16 {
@@ -108,12 +119,12 @@ static inline struct sq16 sq16_zero(void)
 	return (struct sq16){ { z, z, z, z } };
 }
 
-static inline struct sq16 sq16_add(struct sq16 s, const vf x[2])
+static inline struct sq16 sq16_add(struct sq16 s, vf x, vf y)
 {
-	__m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x[0]));
-	__m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(x[0], 1));
-	__m256d c = _mm256_cvtps_pd(_mm256_castps256_ps128(x[1]));
-	__m256d d = _mm256_cvtps_pd(_mm256_extractf128_ps(x[1], 1));
+	__m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+	__m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+	__m256d c = _mm256_cvtps_pd(_mm256_castps256_ps128(y));
+	__m256d d = _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1));
 
 	/* The product is exact in double: fused or not, the same bits. */
 	s.d[0] = _mm256_fmadd_pd(a, a, s.d[0]);

@@ -115,6 +115,11 @@ static void update_f32(const struct st_factors *s, const struct strata_optim_for
 	}
 }
 
+static inline uint16_t round_bf16(float x, uint32_t random)
+{
+	return (uint16_t)((st_f32_bits(canonical(x)) + random) >> 16);
+}
+
 static void update_bf16(const struct st_factors *s, const struct strata_optim_format *f,
 			const struct strata_optim_range *r)
 {
@@ -122,7 +127,8 @@ static void update_bf16(const struct st_factors *s, const struct strata_optim_fo
 	uint16_t *m = r->array[STRATA_ARRAY_M], *v = r->array[STRATA_ARRAY_V];
 
 	for (size_t i = 0; i < r->n; i++) {
-		const uint32_t random = st_random_bits(key, (uint32_t)(r->first + i));
+		const uint32_t elem = (uint32_t)(r->first + i);
+		const uint32_t random = st_random_bits(key, elem >> 1);
 		struct elem e = { 0 };
 
 		if (st_rule_has_m(s->rule))
@@ -131,31 +137,34 @@ static void update_bf16(const struct st_factors *s, const struct strata_optim_fo
 			e.v = st_bf16_f32(v[i]);
 		step_elem(s, f, r, i, &e);
 		if (st_rule_has_m(s->rule))
-			m[i] = (uint16_t)((st_f32_bits(canonical(e.m)) + (random >> 16)) >> 16);
+			m[i] = round_bf16(e.m, st_random_of(random, elem, false, ST_RANDOM_BF16));
 		if (st_rule_has_v(s->rule))
-			v[i] = (uint16_t)((st_f32_bits(canonical(e.v)) + (random & 0xffffu)) >> 16);
+			v[i] = round_bf16(e.v, st_random_of(random, elem, true, ST_RANDOM_BF16));
 	}
 }
 
-static inline uint32_t encode(float y, uint32_t c_bits, uint32_t random16, uint32_t max)
+/* x >= 0. The product is exact, or so small that the sum is c: fused or not, the same bits. */
+static inline uint32_t encode(float x, float inverse, uint32_t c_bits, uint32_t random,
+			      uint32_t max)
 {
-	uint32_t u = st_f32_bits(y + st_bits_f32(c_bits)) + (random16 << (ST_CODE_SHIFT - 16));
+	uint32_t u = st_f32_bits(__builtin_fmaf(x, inverse, st_bits_f32(c_bits))) + random;
 	uint32_t code = (u >> ST_CODE_SHIFT) - (c_bits >> ST_CODE_SHIFT);
 
 	return code < max ? code : max;
 }
 
-static inline uint8_t encode_m(float m, float inverse, uint32_t random16)
+static inline uint8_t encode_m(float m, float inverse, uint32_t random)
 {
 	uint32_t u = st_f32_bits(m);
-	float y = st_bits_f32(u & 0x7fffffffu) * inverse;
+	uint32_t code = encode(st_bits_f32(u & 0x7fffffffu), inverse, ST_CODE_M_BITS, random,
+			       ST_CODE_M_MAX);
 
-	return (uint8_t)(encode(y, ST_CODE_M_BITS, random16, ST_CODE_M_MAX) | (u >> 24 & 0x80u));
+	return (uint8_t)(code | (u >> 24 & 0x80u));
 }
 
-static inline uint8_t encode_v(float v, float inverse, uint32_t random16)
+static inline uint8_t encode_v(float v, float inverse, uint32_t random)
 {
-	uint32_t code = encode(v * inverse, ST_CODE_V_BITS, random16, ST_CODE_V_MAX);
+	uint32_t code = encode(v, inverse, ST_CODE_V_BITS, random, ST_CODE_V_MAX);
 
 	return (uint8_t)(code == 0 && v > 0.0f ? 1 : code);
 }
@@ -192,15 +201,15 @@ static void update_block(const struct st_factors *s, const struct strata_optim_f
 	m_inverse = st_scale_inverse(st_scale(m_max));
 	v_inverse = st_scale_inverse(st_scale(v_max));
 	for (size_t i = 0; i < n; i++) {
-		uint32_t random = st_random_bits(key, (uint32_t)(r->first + at + i));
+		const uint32_t elem = (uint32_t)(r->first + at + i);
+		const uint32_t random = st_random_bits(key, elem >> 1);
+		const uint32_t m_random = st_random_of(random, elem, false, ST_RANDOM_INT8);
+		const uint32_t v_random = st_random_of(random, elem, true, ST_RANDOM_INT8);
 
 		if (has_m)
-			m8[at + i] =
-				m_inverse > 0.0f ? encode_m(e[i].m, m_inverse, random >> 16) : 0;
+			m8[at + i] = m_inverse > 0.0f ? encode_m(e[i].m, m_inverse, m_random) : 0;
 		if (has_v)
-			v8[at + i] = v_inverse > 0.0f
-					     ? encode_v(e[i].v, v_inverse, random & 0xffffu)
-					     : 0;
+			v8[at + i] = v_inverse > 0.0f ? encode_v(e[i].v, v_inverse, v_random) : 0;
 	}
 	if (has_m)
 		m_scale[b] = st_scale(m_max);

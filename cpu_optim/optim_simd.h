@@ -8,49 +8,143 @@
  *	vf_load vf_store vf_set1 vf_add vf_sub vf_mul vf_div vf_sqrt
  *	vf_fma(a, b, c)		a * b + c, rounded once
  *	vf_load_f16 vf_store_f16	VLEN fp16 numbers; stored to nearest even
- *	vi_set1 vi_add vi_sub vi_mul (low half) vi_and vi_or vi_xor, vf_of, vi_of (the same bits)
- *	vi_shl vi_shr (logical) by a constant; vi_min vi_max of signed numbers
+ *	vf_any_nan(a, b)	is there one?
+ *	vf_even vf_odd(a, b)	these lanes of a, then of b
+ *	vf_zip0 vf_zip1(a, b)	the inverse: first and second half of a[0], b[0], a[1], ...
+ *	vi_load vi_store vi_set1 vi_add vi_mul (low half) vi_and vi_or vi_xor
+ *	vf_of vi_of		the same bits as the other type
+ *	vi_shl vi_shr (logical) by a constant; vi_min vi_max of unsigned numbers
  *	vi_iota()		0, 1, 2, ...
- *	vi_max_of(a)		the largest lane, a uint32_t; none is negative
- *	vi_load_u16, vi_load_s16, vi_load_u8, vi_load_s8	VLEN short integers, extended with
- *				zeros or the sign
- *	vi_store_16, vi_store_upper16	the low or high half of each lane
- *	vi_store_8(addr, a)	4 VLEN bytes from 4 vectors of numbers from 0 to 65535, saturated
+ *	vi_keep(a)		a, which the compiler no longer takes for a constant: in a loop that
+ *				needs many it would make each anew, in three instructions
+ *	vi_max_of(a)		the largest lane, a uint32_t below 2^31
  *	vi_if_nan(x, a, b), vi_if_zero(x, a, b)	a in the lanes where x is that, else b
+ *
+ * a vi as 2 VLEN words of 16 bits, of which words 2j and 2j + 1 are lane j:
+ *
+ *	vw_set1 vw_add vw_sub; vw_shl vw_shr (logical) vw_sra by a constant; vw_min vw_max
+ *				of unsigned numbers
+ *	vw_blend(a, b)		even words of a, odd ones of b
+ *	vw_low vw_high(a, b)	the lower or upper halves of the lanes of a, then of b
+ *	vw_zip0 vw_zip1(a, b)	the inverse: the first or second VLEN lanes a[i] | b[i] << 16
+ *	vw_widen0 vw_widen1(a)	the same with zeros and a
+ *	vw_load_u8 vw_load_s8	2 VLEN bytes, extended with zeros or the sign
+ *	vw_store_u8(to, a)	2 VLEN bytes from numbers below 2^15, saturated
+ *	vw_store_u8(to_a, to_b, a, b)	the same of both
+ *
  *	struct sq16		16 double sums; sq16_zero, sq16_store
- *	sq16_add(s, x)		s[j] += x[j]^2 for 16 floats in 16 / VLEN vectors
+ *	sq16_add(s, a, b)	s[i mod 16] += x[i]^2 for the 2 VLEN lanes x of a, then b
  *	VEC_KERNELS		name of the table
  *
- * Each step is that of optim_scalar.c, in the same order. What is left after the last whole vector
- * goes through the scalar kernels themselves.
+ * Each step is that of optim_scalar.c, in the same order. Two vectors are taken at a time, a pair:
+ * as they come in memory (IN_ORDER), or elements with an even index in one and those with an odd
+ * index in the other (EVEN_ODD). Then each lane of a vector of words has both: what is stored in 16
+ * or 8 bits is unpacked by a shift and a mask, and packed by a shift and a blend, with nothing that
+ * crosses lanes; and 32 random bits serve both. Arrays of fp32 beside are reordered by shuffles.
+ * What is left after the last whole pair goes through the scalar kernels themselves.
  */
-#define VEC_RUN    STRATA_MOMENTS_BLOCK
+#define PAIR       ((size_t)2 * VLEN)
 #define VEC_INLINE static inline __attribute__((always_inline))
+
+enum vec_order { IN_ORDER, EVEN_ODD }; /* a constant at every call */
+
+struct vf2 {
+	vf a, b;
+};
 
 VEC_INLINE vf vec_canonical(vf x)
 {
 	return vf_of(vi_if_nan(x, vi_set1(ST_NAN_BITS), vi_of(x)));
 }
 
-VEC_INLINE vf vec_join(const uint16_t *hi, const int16_t *lo)
+/* The upper halves from words, the lower ones zero. */
+VEC_INLINE struct vf2 vec_widen(vi w, enum vec_order order)
 {
-	return vf_of(vi_add(vi_shl(vi_load_u16(hi), 16), vi_load_s16(lo)));
+	if (order == IN_ORDER)
+		return (struct vf2){ vf_of(vw_widen0(w)), vf_of(vw_widen1(w)) };
+	return (struct vf2){ vf_of(vi_shl(w, 16)), vf_of(vi_and(w, vi_set1(0xffff0000u))) };
 }
 
-VEC_INLINE void vec_split(vi u, uint16_t *hi, int16_t *lo)
+VEC_INLINE vi vec_upper(vi a, vi b, enum vec_order order)
 {
-	vi_store_16(hi, vi_shr(vi_add(u, vi_set1(0x8000u)), 16));
-	vi_store_16(lo, u);
+	return order == IN_ORDER ? vw_high(a, b) : vw_blend(vi_shr(a, 16), b);
 }
 
+VEC_INLINE vi vec_lower(vi a, vi b, enum vec_order order)
+{
+	return order == IN_ORDER ? vw_low(a, b) : vw_blend(a, vi_shl(b, 16));
+}
+
+VEC_INLINE struct vf2 vec_load_f32(const float *x, enum vec_order order)
+{
+	vf a = vf_load(x), b = vf_load(x + VLEN);
+
+	return order == IN_ORDER ? (struct vf2){ a, b }
+				 : (struct vf2){ vf_even(a, b), vf_odd(a, b) };
+}
+
+VEC_INLINE struct vf2 vec_to_memory(struct vf2 x, enum vec_order order)
+{
+	return order == IN_ORDER ? x : (struct vf2){ vf_zip0(x.a, x.b), vf_zip1(x.a, x.b) };
+}
+
+VEC_INLINE void vec_store_f32(float *to, struct vf2 x, enum vec_order order)
+{
+	x = vec_to_memory(x, order);
+	vf_store(to, x.a);
+	vf_store(to + VLEN, x.b);
+}
+
+VEC_INLINE struct vf2 vec_load_f16(const uint16_t *h, enum vec_order order)
+{
+	vf a = vf_load_f16(h), b = vf_load_f16(h + VLEN);
+
+	return order == IN_ORDER ? (struct vf2){ a, b }
+				 : (struct vf2){ vf_even(a, b), vf_odd(a, b) };
+}
+
+VEC_INLINE void vec_store_f16(uint16_t *to, struct vf2 x, enum vec_order order)
+{
+	x = vec_to_memory(x, order);
+	vf_store_f16(to, x.a);
+	vf_store_f16(to + VLEN, x.b);
+}
+
+/* A negative correction borrows 1 from the upper half of the sum. */
+VEC_INLINE struct vf2 vec_join(const uint16_t *hi, const int16_t *lo, enum vec_order order)
+{
+	vi low = vi_load(lo), up = vw_add(vi_load(hi), vw_sra(low, 15));
+
+	if (order == IN_ORDER)
+		return (struct vf2){ vf_of(vw_zip0(low, up)), vf_of(vw_zip1(low, up)) };
+	return (struct vf2){ vf_of(vw_blend(low, vi_shl(up, 16))),
+			     vf_of(vw_blend(vi_shr(low, 16), up)) };
+}
+
+/* The upper half of u + 0x8000 is that of u, plus the highest bit of the lower half. */
+VEC_INLINE void vec_split(struct vf2 x, uint16_t *hi, int16_t *lo, enum vec_order order)
+{
+	vi low = vec_lower(vi_of(x.a), vi_of(x.b), order);
+	vi up = vec_upper(vi_of(x.a), vi_of(x.b), order);
+
+	vi_store(lo, low);
+	vi_store(hi, vw_add(up, vw_shr(low, 15)));
+}
+
+/* bf16 in the upper halves, to nearest even; the lower ones are not zero. */
 VEC_INLINE vi vec_round_bf16(vf x)
 {
 	vi u = vi_of(x);
 	vi odd = vi_and(vi_shr(u, 16), vi_set1(1));
-	vi even = vi_shr(vi_add(vi_add(u, vi_set1(0x7fffu)), odd), 16);
-	vi nan = vi_or(vi_and(vi_shr(u, 16), vi_set1(0x8000u)), vi_set1(0x7fc0u));
+	vi even = vi_add(vi_add(u, vi_set1(0x7fffu)), odd);
+	vi nan = vi_or(vi_and(u, vi_set1(0x80000000u)), vi_set1(ST_NAN_BITS));
 
 	return vi_if_nan(x, nan, even);
+}
+
+VEC_INLINE vi vec_round2_bf16(struct vf2 x, enum vec_order order)
+{
+	return vec_upper(vec_round_bf16(x.a), vec_round_bf16(x.b), order);
 }
 
 /* The factors in all lanes. */
@@ -82,9 +176,14 @@ struct vec_elem {
 	vf m, v;
 };
 
-/* rule: a constant at every call, here and below. */
-VEC_INLINE vf vec_direction(const struct vec_factors *s, struct vec_elem *e, vf g,
-			    enum st_rule rule)
+/*
+ * A step is taken in three parts, each one pair of vectors behind the part before it: new moments
+ * and x, the direction or what is divided; the divisor; the new parameter. In one piece, what waits
+ * for the root and then for the division would keep the processor from seeing enough of the next.
+ *
+ * rule: a constant at every call, here and below. Returns x.
+ */
+VEC_INLINE vf vec_begin(const struct vec_factors *s, struct vec_elem *e, vf g, enum st_rule rule)
 {
 	vf g2, c;
 	vi d;
@@ -96,10 +195,10 @@ VEC_INLINE vf vec_direction(const struct vec_factors *s, struct vec_elem *e, vf 
 		g2 = vf_mul(g, g);
 		e->v = vf_fma(s->one_minus_b2_lo, g2, vf_mul(s->b2, e->v));
 		e->v = vf_fma(s->one_minus_b2, g2, e->v);
-		return vf_div(e->m, vf_add(vf_sqrt(vf_mul(e->v, s->inv_bc2)), s->eps));
+		return e->m;
 	case ST_RULE_ADAGRAD:
 		e->v = vf_fma(g, g, e->v);
-		return vf_div(g, vf_add(vf_sqrt(e->v), s->eps));
+		return g;
 	case ST_RULE_LION:
 		c = vf_fma(s->b1, e->m, vf_mul(s->one_minus_b1, g));
 		e->m = vf_fma(s->b2, e->m, vf_mul(s->one_minus_b2, g));
@@ -113,260 +212,484 @@ VEC_INLINE vf vec_direction(const struct vec_factors *s, struct vec_elem *e, vf 
 	}
 }
 
-VEC_INLINE vf vec_load_grad(enum strata_optim_grads grads, const void *g, size_t i)
+VEC_INLINE vf vec_divisor(const struct vec_factors *s, vf v, enum st_rule rule)
+{
+	if (rule != ST_RULE_ADAGRAD)
+		v = vf_mul(v, s->inv_bc2);
+	return vf_add(vf_sqrt(v), s->eps);
+}
+
+VEC_INLINE vf vec_end(const struct vec_factors *s, vf p, vf x, vf divisor, enum st_rule rule)
+{
+	vf d = st_rule_has_v(rule) ? vf_div(x, divisor) : x;
+
+	return vf_sub(p, vf_fma(s->step_size, d, vf_mul(s->lr_wd, p)));
+}
+
+VEC_INLINE struct vf2 vec_load_grad(enum strata_optim_grads grads, const void *g, size_t i,
+				    enum vec_order order)
 {
 	if (grads == STRATA_GRADS_BF16)
-		return vf_of(vi_shl(vi_load_u16((const uint16_t *)g + i), 16));
+		return vec_widen(vi_load((const uint16_t *)g + i), order);
 	if (grads == STRATA_GRADS_F32)
-		return vf_load((const float *)g + i);
-	return vf_load_f16((const uint16_t *)g + i);
+		return vec_load_f32((const float *)g + i, order);
+	return vec_load_f16((const uint16_t *)g + i, order);
 }
 
-VEC_INLINE vf vec_load_param(const struct strata_optim_range *r, size_t i, bool is_split)
-{
-	const uint16_t *hi = r->array[STRATA_ARRAY_PARAM];
-	const int16_t *lo = r->array[STRATA_ARRAY_LOW];
+/* st_random_bits() in all lanes; first: of the first elements of a range. */
+struct vec_random {
+	vi first, k1, mul1, mul2;
+};
 
-	if (is_split)
-		return vec_join(hi + i, lo + i);
-	return vf_load((const float *)r->array[STRATA_ARRAY_PARAM] + i);
+VEC_INLINE struct vec_random vec_random_init(struct st_random k, uint64_t first_elem)
+{
+	vi first = vi_set1((uint32_t)first_elem / 2 + k.k0);
+
+	return (struct vec_random){
+		.first = vi_keep(vi_add(first, vi_iota())),
+		.k1 = vi_keep(vi_set1(k.k1)),
+		.mul1 = vi_keep(vi_set1(ST_RANDOM_MUL1)),
+		.mul2 = vi_keep(vi_set1(ST_RANDOM_MUL2)),
+	};
 }
 
-/* The first half of a step, elements [i, i + VLEN): new moments, and the direction. */
-VEC_INLINE vf vec_moments(const struct vec_factors *s, const struct strata_optim_format *f,
-			  const struct strata_optim_range *r, size_t i, struct vec_elem *e,
-			  enum st_rule rule, bool is_split)
+/* Of pair i / 2 of the range and those after it. */
+VEC_INLINE vi vec_random(const struct vec_random *k, size_t i)
 {
-	vf g = vf_mul(vec_load_grad(f->grads, r->array[STRATA_ARRAY_GRAD], i), s->grad_scale);
+	vi x = vi_add(k->first, vi_set1((uint32_t)(i / 2)));
 
-	if (st_rule_is_l2(rule))
-		g = vf_add(g, vf_mul(s->wd, vec_load_param(r, i, is_split)));
-	return vec_direction(s, e, g, rule);
-}
-
-/* The second half: new parameters. Where they are packed, in a loop of its own after the first:
- * what waits for a root and a division is then not all of a step, and more steps are in flight. */
-VEC_INLINE void vec_apply(const struct vec_factors *s, const struct strata_optim_format *f,
-			  const struct strata_optim_range *r, size_t i, vf d, bool is_split)
-{
-	uint16_t *hi = r->array[STRATA_ARRAY_PARAM], *low16 = r->array[STRATA_ARRAY_LOW];
-	float *p32 = r->array[STRATA_ARRAY_PARAM];
-	int16_t *lo = r->array[STRATA_ARRAY_LOW];
-	vf p = vec_load_param(r, i, is_split);
-
-	p = vec_canonical(vf_sub(p, vf_fma(s->step_size, d, vf_mul(s->lr_wd, p))));
-	if (is_split) {
-		vec_split(vi_of(p), hi + i, lo + i);
-		return;
-	}
-	vf_store(p32 + i, p);
-	if (f->params == STRATA_PARAMS_F32_BF16)
-		vi_store_16(low16 + i, vec_round_bf16(p));
-	else if (f->params == STRATA_PARAMS_F32_F16)
-		vf_store_f16(low16 + i, p);
-}
-
-/* Those of VLEN elements from elem on. */
-VEC_INLINE vi vec_random(struct st_random k, uint32_t elem)
-{
-	vi x = vi_add(vi_iota(), vi_set1(elem + k.k0));
-
-	x = vi_mul(vi_xor(x, vi_shr(x, 16)), vi_set1(ST_RANDOM_MUL1));
-	x = vi_xor(x, vi_set1(k.k1));
-	x = vi_mul(vi_xor(x, vi_shr(x, 15)), vi_set1(ST_RANDOM_MUL2));
+	x = vi_mul(vi_xor(x, vi_shr(x, 16)), k->mul1);
+	x = vi_xor(x, k->k1);
+	x = vi_mul(vi_xor(x, vi_shr(x, 15)), k->mul2);
 	return vi_xor(x, vi_shr(x, 16));
 }
 
-/* Moments of fp32 and bf16. Returns the elements done, the largest multiple of VLEN. */
+VEC_INLINE vi vec_random_low(vi random, unsigned n)
+{
+	return vi_and(random, vi_set1((1u << n) - 1));
+}
+
+VEC_INLINE vi vec_random_high(vi random, unsigned n)
+{
+	return vi_shr(random, 32 - n);
+}
+
+/* What a loop needs; copies, which nothing that is stored may alias. */
+struct vec_pass {
+	struct vec_factors s;
+	struct strata_optim_format f;
+	struct strata_optim_range r;
+	struct vec_random random;
+	enum st_rule rule; /* constants, here and below */
+	enum vec_order order;
+	bool is_split;
+};
+
+VEC_INLINE struct vf2 vec_load_param(const struct vec_pass *w, size_t i)
+{
+	const uint16_t *hi = w->r.array[STRATA_ARRAY_PARAM];
+	const int16_t *lo = w->r.array[STRATA_ARRAY_LOW];
+
+	if (w->is_split)
+		return vec_join(hi + i, lo + i, w->order);
+	return vec_load_f32((const float *)w->r.array[STRATA_ARRAY_PARAM] + i, w->order);
+}
+
+/* What the first part hands on. */
+struct vec_first {
+	struct vf2 m, v, x;
+};
+
+/* And the second. */
+struct vec_second {
+	struct vf2 x, divisor;
+};
+
+/* The first part, elements [i, i + PAIR), from the moments that are there. */
+VEC_INLINE void vec_moments(const struct vec_pass *w, size_t i, struct vec_first *e)
+{
+	const struct vec_factors *s = &w->s;
+	struct vf2 g = vec_load_grad(w->f.grads, w->r.array[STRATA_ARRAY_GRAD], i, w->order);
+	struct vec_elem a = { e->m.a, e->v.a }, b = { e->m.b, e->v.b };
+
+	g.a = vf_mul(g.a, s->grad_scale);
+	g.b = vf_mul(g.b, s->grad_scale);
+	if (st_rule_is_l2(w->rule)) {
+		struct vf2 p = vec_load_param(w, i);
+
+		g.a = vf_add(g.a, vf_mul(s->wd, p.a));
+		g.b = vf_add(g.b, vf_mul(s->wd, p.b));
+	}
+	e->x.a = vec_begin(s, &a, g.a, w->rule);
+	e->x.b = vec_begin(s, &b, g.b, w->rule);
+	e->m = (struct vf2){ a.m, b.m };
+	e->v = (struct vf2){ a.v, b.v };
+}
+
+VEC_INLINE struct vec_second vec_divisors(const struct vec_pass *w, const struct vec_first *e)
+{
+	struct vec_second h = { e->x, e->x };
+
+	if (st_rule_has_v(w->rule)) {
+		h.divisor.a = vec_divisor(&w->s, e->v.a, w->rule);
+		h.divisor.b = vec_divisor(&w->s, e->v.b, w->rule);
+	}
+	return h;
+}
+
+/* The third part. */
+VEC_INLINE void vec_apply(const struct vec_pass *w, size_t i, const struct vec_second *h)
+{
+	uint16_t *hi = w->r.array[STRATA_ARRAY_PARAM], *low16 = w->r.array[STRATA_ARRAY_LOW];
+	float *p32 = w->r.array[STRATA_ARRAY_PARAM];
+	int16_t *lo = w->r.array[STRATA_ARRAY_LOW];
+	struct vf2 p = vec_load_param(w, i);
+
+	p.a = vec_end(&w->s, p.a, h->x.a, h->divisor.a, w->rule);
+	p.b = vec_end(&w->s, p.b, h->x.b, h->divisor.b, w->rule);
+	if (__builtin_expect(vf_any_nan(p.a, p.b), 0))
+		p = (struct vf2){ vec_canonical(p.a), vec_canonical(p.b) };
+	if (w->is_split) {
+		vec_split(p, hi + i, lo + i, w->order);
+		return;
+	}
+	vec_store_f32(p32 + i, p, w->order);
+	if (w->f.params == STRATA_PARAMS_F32_BF16)
+		vi_store(low16 + i, vec_round2_bf16(p, w->order));
+	else if (w->f.params == STRATA_PARAMS_F32_F16)
+		vec_store_f16(low16 + i, p, w->order);
+}
+
+/* ---- moments of 32 and 16 bits -------------------------------------------------------------- */
+
+VEC_INLINE struct vf2 vec_load_moment(const void *x, size_t i, bool is_bf16, enum vec_order order)
+{
+	if (is_bf16)
+		return vec_widen(vi_load((const uint16_t *)x + i), order);
+	return vec_load_f32((const float *)x + i, order);
+}
+
+/* even, odd: random bits, of bf16. */
+VEC_INLINE void vec_store_moment(void *to, size_t i, struct vf2 x, vi even, vi odd, bool is_bf16,
+				 enum vec_order order)
+{
+	if (is_bf16)
+		vi_store((uint16_t *)to + i,
+			 vec_upper(vi_add(vi_of(x.a), even), vi_add(vi_of(x.b), odd), order));
+	else
+		vec_store_f32((float *)to + i, x, order);
+}
+
+VEC_INLINE struct vec_first vec_plain_first(const struct vec_pass *w, size_t i, bool is_bf16)
+{
+	const struct vf2 zero = { vf_set1(0.0f), vf_set1(0.0f) };
+	struct vec_first e = { zero, zero, zero };
+
+	if (st_rule_has_m(w->rule))
+		e.m = vec_load_moment(w->r.array[STRATA_ARRAY_M], i, is_bf16, w->order);
+	if (st_rule_has_v(w->rule))
+		e.v = vec_load_moment(w->r.array[STRATA_ARRAY_V], i, is_bf16, w->order);
+	vec_moments(w, i, &e);
+	return e;
+}
+
+/* NaN is rare, and comparing costs less than blending. */
+VEC_INLINE void vec_canonical_moments(struct vec_first *e, enum st_rule rule)
+{
+	const bool has_m = st_rule_has_m(rule), has_v = st_rule_has_v(rule);
+	const struct vf2 x = has_m ? e->m : e->v, y = has_v ? e->v : x;
+	bool has_nan = vf_any_nan(x.a, y.b);
+
+	if (has_m && has_v)
+		has_nan |= vf_any_nan(x.b, y.a);
+	if (__builtin_expect(has_nan, 0)) {
+		e->m = (struct vf2){ vec_canonical(e->m.a), vec_canonical(e->m.b) };
+		e->v = (struct vf2){ vec_canonical(e->v.a), vec_canonical(e->v.b) };
+	}
+}
+
+/* The second part, and the moments are stored. */
+VEC_INLINE struct vec_second vec_plain_second(const struct vec_pass *w, size_t i,
+					      struct vec_first e, bool is_bf16)
+{
+	const struct vec_second h = vec_divisors(w, &e);
+	vi random, low = vi_set1(0), high = vi_set1(0);
+
+	if (is_bf16) {
+		random = vec_random(&w->random, i);
+		low = vec_random_low(random, ST_RANDOM_BF16);
+		high = vec_random_high(random, ST_RANDOM_BF16);
+	}
+	if (w->rule != ST_RULE_SGD)
+		vec_canonical_moments(&e, w->rule);
+	if (st_rule_has_m(w->rule))
+		vec_store_moment(w->r.array[STRATA_ARRAY_M], i, e.m, low, high, is_bf16, w->order);
+	if (st_rule_has_v(w->rule))
+		vec_store_moment(w->r.array[STRATA_ARRAY_V], i, e.v, high, low, is_bf16, w->order);
+	return h;
+}
+
+/* Returns the elements done, the largest multiple of PAIR. The first has an even index. */
 VEC_INLINE size_t vec_update_plain(const struct st_factors *factors,
-				   const struct strata_optim_format *format,
-				   const struct strata_optim_range *range, enum st_rule rule,
+				   const struct strata_optim_format *f,
+				   const struct strata_optim_range *r, enum st_rule rule,
 				   bool is_split, bool is_bf16)
 {
-	const struct strata_optim_format f = *format; /* what is stored may not alias these */
-	const struct strata_optim_range r = *range;
-	const struct vec_factors s = vec_factors(factors);
-	const struct st_random key = st_random_init(factors->key, r.stream, r.first);
-	float *m32 = r.array[STRATA_ARRAY_M], *v32 = r.array[STRATA_ARRAY_V];
-	uint16_t *m16 = r.array[STRATA_ARRAY_M], *v16 = r.array[STRATA_ARRAY_V];
-	const bool has_m = st_rule_has_m(rule), has_v = st_rule_has_v(rule);
-	const size_t whole = r.n / VLEN * VLEN;
+	const struct vec_pass w = {
+		.s = vec_factors(factors),
+		.f = *f,
+		.r = *r,
+		.random = vec_random_init(st_random_init(factors->key, r->stream, r->first),
+					  r->first),
+		.rule = rule,
+		.order = is_bf16 ? EVEN_ODD : IN_ORDER,
+		.is_split = is_split,
+	};
+	const struct vf2 zero = { vf_set1(0.0f), vf_set1(0.0f) };
+	const size_t whole = w.r.n / PAIR * PAIR;
+	struct vec_first first = { zero, zero, zero };
+	struct vec_second second = { zero, zero };
 
-	for (size_t at = 0; at < whole; at += VEC_RUN) {
-		const size_t end = whole - at < VEC_RUN ? whole : at + VEC_RUN;
-		vf d[VEC_RUN / VLEN];
+	for (size_t i = 0; whole && i < whole + 2 * PAIR; i += PAIR) {
+		const size_t i1 = i - PAIR, i2 = i1 - PAIR; /* huge before there is one */
 
-		for (size_t i = at; i < end; i += VLEN) {
-			struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f) };
-			vi random = vi_set1(0);
-			vf dir;
-
-			if (is_bf16)
-				random = vec_random(key, (uint32_t)(r.first + i));
-			if (has_m)
-				e.m = is_bf16 ? vf_of(vi_shl(vi_load_u16(m16 + i), 16))
-					      : vf_load(m32 + i);
-			if (has_v)
-				e.v = is_bf16 ? vf_of(vi_shl(vi_load_u16(v16 + i), 16))
-					      : vf_load(v32 + i);
-			dir = vec_moments(&s, &f, &r, i, &e, rule, is_split);
-			if (is_split)
-				d[(i - at) / VLEN] = dir;
-			else
-				vec_apply(&s, &f, &r, i, dir, false);
-			e.m = vec_canonical(e.m);
-			e.v = vec_canonical(e.v);
-			if (has_m && is_bf16)
-				vi_store_upper16(m16 + i, vi_add(vi_of(e.m), vi_shr(random, 16)));
-			else if (has_m)
-				vf_store(m32 + i, e.m);
-			if (has_v && is_bf16)
-				vi_store_upper16(v16 + i, vi_add(vi_of(e.v),
-								 vi_and(random, vi_set1(0xffffu))));
-			else if (has_v)
-				vf_store(v32 + i, e.v);
-		}
-		for (size_t i = at; is_split && i < end; i += VLEN)
-			vec_apply(&s, &f, &r, i, d[(i - at) / VLEN], true);
+		if (i2 < whole)
+			vec_apply(&w, i2, &second);
+		if (i1 < whole)
+			second = vec_plain_second(&w, i1, first, is_bf16);
+		if (i < whole)
+			first = vec_plain_first(&w, i, is_bf16);
 	}
 	return whole;
 }
 
-VEC_INLINE vf vec_decode_m(const uint8_t *codes, vf scale)
-{
-	vi b = vi_load_s8(codes);
-	vi u = vi_add(vi_and(vi_shl(b, ST_CODE_SHIFT), vi_set1(ST_CODE_M_MAX << ST_CODE_SHIFT)),
-		      vi_set1(ST_CODE_M_BITS));
-	vf x = vf_mul(vf_sub(vf_of(u), vf_of(vi_set1(ST_CODE_M_BITS))), scale);
+/* ---- moments of 8 bits ---------------------------------------------------------------------- */
 
-	return vf_of(vi_xor(vi_of(x), vi_and(b, vi_set1(0x80000000u))));
-}
-
-VEC_INLINE vf vec_decode_v(const uint8_t *codes, vf scale)
-{
-	vi u = vi_add(vi_shl(vi_load_u8(codes), ST_CODE_SHIFT), vi_set1(ST_CODE_V_BITS));
-
-	return vf_mul(vf_sub(vf_of(u), vf_of(vi_set1(ST_CODE_V_BITS))), scale);
-}
-
-/* random16: already in its place, below ST_CODE_SHIFT. */
-VEC_INLINE vi vec_encode(vf y, uint32_t c_bits, vi random)
-{
-	vi u = vi_add(vi_of(vf_add(y, vf_of(vi_set1(c_bits)))), random);
-
-	return vi_sub(vi_shr(u, ST_CODE_SHIFT), vi_set1(c_bits >> ST_CODE_SHIFT));
-}
-
-VEC_INLINE vi vec_encode_m(vf m, vf inverse, vi random)
-{
-	vi sign = vi_and(vi_of(m), vi_set1(0x80000000u));
-	vf y = vf_mul(vf_of(vi_xor(vi_of(m), sign)), inverse);
-	vi code = vec_encode(y, ST_CODE_M_BITS,
-			     vi_and(vi_shr(random, 16 - (ST_CODE_SHIFT - 16)),
-				    vi_set1(0xffffu << (ST_CODE_SHIFT - 16))));
-
-	return vi_or(vi_min(code, vi_set1(ST_CODE_M_MAX)), vi_shr(sign, 24));
-}
-
-/* May exceed ST_CODE_V_MAX: the narrowing saturates. */
-VEC_INLINE vi vec_encode_v(vf v, vf inverse, vi random)
-{
-	vi code = vec_encode(vf_mul(v, inverse), ST_CODE_V_BITS,
-			     vi_and(vi_shl(random, ST_CODE_SHIFT - 16),
-				    vi_set1(0xffffu << (ST_CODE_SHIFT - 16))));
-
-	return vi_max(code, vi_min(vi_of(v), vi_set1(1))); /* v >= 0: 1 unless it is 0 */
-}
-
-#define VEC_PER_BLOCK (STRATA_MOMENTS_BLOCK / VLEN)
-
-/* The moments of a block after the step, before they are encoded. */
-struct vec_block {
-	vf m[VEC_PER_BLOCK], v[VEC_PER_BLOCK], d[VEC_PER_BLOCK];
-	vi m_max, v_max; /* of the bits without sign */
+/* Constants of decoding and encoding; those of words first. */
+struct vec_codes {
+	vi m_field, m_c_word, v_c_word, v_c_code, m_most, m_max, m_sign;
+	vi sign, no_sign, sign_c, m_c, one, random_low;
+	vf v_c;
 };
 
-VEC_INLINE void vec_encode_block(const struct vec_block *b, struct st_random key, uint32_t elem,
-				 uint8_t *m8, uint8_t *v8, float *m_scale, float *v_scale,
-				 bool has_m, bool has_v)
+VEC_INLINE struct vec_codes vec_codes(void)
 {
-	vf m_inverse = vf_set1(0.0f), v_inverse = vf_set1(0.0f);
-
-	if (has_m) {
-		*m_scale = st_scale(vi_max_of(b->m_max));
-		m_inverse = vf_set1(st_scale_inverse(*m_scale));
-	}
-	if (has_v) {
-		*v_scale = st_scale(vi_max_of(b->v_max));
-		v_inverse = vf_set1(st_scale_inverse(*v_scale));
-	}
-	for (size_t k = 0; k < VEC_PER_BLOCK; k += 4) {
-		vi m[4], v[4];
-
-#pragma GCC unroll 4 /* else m and v go through memory */
-		for (size_t j = 0; j < 4; j++) {
-			vi random = vec_random(key, elem + (uint32_t)((k + j) * VLEN));
-
-			if (has_m)
-				m[j] = vec_encode_m(b->m[k + j], m_inverse, random);
-			if (has_v)
-				v[j] = vec_encode_v(b->v[k + j], v_inverse, random);
-		}
-		if (has_m)
-			vi_store_8(m8 + k * VLEN, m);
-		if (has_v)
-			vi_store_8(v8 + k * VLEN, v);
-	}
-	/* Zeros, or not to be represented: the scale says which. */
-	if (has_m && !(*m_scale > 0.0f))
-		memset(m8, 0, STRATA_MOMENTS_BLOCK);
-	if (has_v && !(*v_scale > 0.0f))
-		memset(v8, 0, STRATA_MOMENTS_BLOCK);
+	return (struct vec_codes){
+		.m_field = vi_keep(vw_set1(0x8000u | ST_CODE_M_MAX << (ST_CODE_SHIFT - 16))),
+		.m_c_word = vi_keep(vw_set1(ST_CODE_M_BITS >> 16)),
+		.v_c_word = vi_keep(vw_set1(ST_CODE_V_BITS >> 16)),
+		.v_c_code = vi_keep(vw_set1(ST_CODE_V_BITS >> ST_CODE_SHIFT)),
+		.m_most = vi_keep(vw_set1(0x7fffu)),
+		.m_max = vi_keep(vw_set1(ST_CODE_M_MAX)),
+		.m_sign = vi_keep(vw_set1(0x80u)),
+		.sign = vi_keep(vi_set1(0x80000000u)),
+		.no_sign = vi_keep(vi_set1(0x7fffffffu)),
+		.sign_c = vi_keep(vi_set1(0x80000000u | ST_CODE_M_BITS)),
+		.m_c = vi_keep(vi_set1(ST_CODE_M_BITS)),
+		.one = vi_keep(vi_set1(1)),
+		.random_low = vi_keep(vi_set1((1u << ST_RANDOM_INT8) - 1)),
+		.v_c = vf_of(vi_keep(vi_set1(ST_CODE_V_BITS))),
+	};
 }
 
-/* Whole blocks. Returns the elements done. */
+/* The float of a code has zeros in its lower half: as a word it is made. */
+VEC_INLINE struct vf2 vec_decode_m(const struct vec_codes *c, const uint8_t *codes, vf scale)
+{
+	vi w = vw_shl(vw_load_s8(codes), ST_CODE_SHIFT - 16);
+	struct vf2 x = vec_widen(vi_or(vi_and(w, c->m_field), c->m_c_word), EVEN_ODD);
+
+	x.a = vf_mul(vf_sub(x.a, vf_of(vi_and(vi_of(x.a), c->sign_c))), scale);
+	x.b = vf_mul(vf_sub(x.b, vf_of(vi_and(vi_of(x.b), c->sign_c))), scale);
+	return x;
+}
+
+VEC_INLINE struct vf2 vec_decode_v(const struct vec_codes *c, const uint8_t *codes, vf scale)
+{
+	vi w = vw_add(vw_shl(vw_load_u8(codes), ST_CODE_SHIFT - 16), c->v_c_word);
+	struct vf2 x = vec_widen(w, EVEN_ODD);
+
+	x.a = vf_mul(vf_sub(x.a, c->v_c), scale);
+	x.b = vf_mul(vf_sub(x.b, c->v_c), scale);
+	return x;
+}
+
+/* Words of codes; even, odd: random bits. */
+VEC_INLINE vi vec_encode_m(const struct vec_codes *c, struct vf2 m, vf inverse, vi even, vi odd)
+{
+	vf a = vf_fma(m.a, inverse, vf_of(vi_or(vi_and(vi_of(m.a), c->sign), c->m_c)));
+	vf b = vf_fma(m.b, inverse, vf_of(vi_or(vi_and(vi_of(m.b), c->sign), c->m_c)));
+	vi w = vec_upper(vi_add(vi_of(a), even), vi_add(vi_of(b), odd), EVEN_ODD);
+	vi code = vw_shr(vw_min(vw_shl(w, 1), c->m_most), ST_CODE_SHIFT - 16 + 1);
+
+	return vi_or(vi_and(code, c->m_max), vi_and(vw_shr(w, 8), c->m_sign));
+}
+
+/* May exceed ST_CODE_V_MAX: the narrowing saturates. At least 1 where v is not zero. */
+VEC_INLINE vi vec_encode_v(const struct vec_codes *c, struct vf2 v, vf inverse, vi even, vi odd)
+{
+	vf a = vf_fma(v.a, inverse, c->v_c), b = vf_fma(v.b, inverse, c->v_c);
+	vi w = vec_upper(vi_add(vi_of(a), even), vi_add(vi_of(b), odd), EVEN_ODD);
+	vi code = vw_sub(vw_shr(w, ST_CODE_SHIFT - 16), c->v_c_code);
+
+	return vw_max(code,
+		      vec_lower(vi_min(vi_of(v.a), c->one), vi_min(vi_of(v.b), c->one), EVEN_ODD));
+}
+
+#define PAIRS_PER_BLOCK (STRATA_MOMENTS_BLOCK / PAIR)
+#define KEPT            (2 * PAIRS_PER_BLOCK)
+
+/* Moments after the step, before they are encoded, and the scales for it. */
+struct vec_kept {
+	struct vf2 m[KEPT], v[KEPT]; /* of pair i at i % KEPT */
+	vi m_max, v_max;             /* of the block that comes in; of the bits without sign */
+	float m_scale[2], v_scale[2], m_inverse[2], v_inverse[2]; /* of block b at b % 2 */
+};
+
+/* Here and below, i is the first element of a pair. */
+VEC_INLINE struct vec_first vec_block_first(const struct vec_pass *w, const struct vec_codes *c,
+					    size_t i)
+{
+	const struct vf2 zero = { vf_set1(0.0f), vf_set1(0.0f) };
+	const size_t b = i / STRATA_MOMENTS_BLOCK;
+	const uint8_t *m8 = w->r.array[STRATA_ARRAY_M], *v8 = w->r.array[STRATA_ARRAY_V];
+	const float *m_scale = w->r.array[STRATA_ARRAY_M_SCALE];
+	const float *v_scale = w->r.array[STRATA_ARRAY_V_SCALE];
+	struct vec_first e = { zero, zero, zero };
+
+	if (st_rule_has_m(w->rule))
+		e.m = vec_decode_m(c, m8 + i, vf_set1(m_scale[b]));
+	if (st_rule_has_v(w->rule))
+		e.v = vec_decode_v(c, v8 + i, vf_set1(v_scale[b]));
+	vec_moments(w, i, &e);
+	return e;
+}
+
+/* The second part, and the moments are kept for when the block is whole. */
+VEC_INLINE struct vec_second vec_block_second(const struct vec_pass *w, const struct vec_codes *c,
+					      size_t i, const struct vec_first *e,
+					      struct vec_kept *kept)
+{
+	if (st_rule_has_m(w->rule)) {
+		kept->m[i / PAIR % KEPT] = e->m;
+		kept->m_max = vi_max(kept->m_max, vi_and(vi_of(e->m.a), c->no_sign));
+		kept->m_max = vi_max(kept->m_max, vi_and(vi_of(e->m.b), c->no_sign));
+	}
+	if (st_rule_has_v(w->rule)) { /* >= 0, or NaN of any sign */
+		kept->v[i / PAIR % KEPT] = e->v;
+		kept->v_max = vi_max(kept->v_max, vi_of(e->v.a));
+		kept->v_max = vi_max(kept->v_max, vi_of(e->v.b));
+	}
+	return vec_divisors(w, e);
+}
+
+/* Of the block of i, which is whole. */
+VEC_INLINE void vec_block_scales(const struct vec_pass *w, size_t i, struct vec_kept *kept)
+{
+	const size_t b = i / STRATA_MOMENTS_BLOCK;
+	float scale;
+
+	if (st_rule_has_m(w->rule)) {
+		scale = st_scale(vi_max_of(kept->m_max));
+		((float *)w->r.array[STRATA_ARRAY_M_SCALE])[b] = scale;
+		kept->m_scale[b & 1] = scale;
+		kept->m_inverse[b & 1] = st_scale_inverse(scale);
+	}
+	if (st_rule_has_v(w->rule)) {
+		scale = st_scale(vi_max_of(vi_and(kept->v_max, vi_set1(0x7fffffffu))));
+		((float *)w->r.array[STRATA_ARRAY_V_SCALE])[b] = scale;
+		kept->v_scale[b & 1] = scale;
+		kept->v_inverse[b & 1] = st_scale_inverse(scale);
+	}
+	kept->m_max = kept->v_max = vi_set1(0);
+}
+
+/* Two pairs from i on. */
+VEC_INLINE void vec_block_encode(const struct vec_pass *w, const struct vec_codes *c, size_t i,
+				 const struct vec_kept *kept)
+{
+	const bool has_m = st_rule_has_m(w->rule), has_v = st_rule_has_v(w->rule);
+	const size_t b = i / STRATA_MOMENTS_BLOCK & 1;
+	uint8_t *m8 = w->r.array[STRATA_ARRAY_M], *v8 = w->r.array[STRATA_ARRAY_V];
+	vi m[2], v[2];
+
+#pragma GCC unroll 2 /* else m and v go through memory */
+	for (size_t j = 0; j < 2; j++) {
+		const size_t k = i / PAIR % KEPT + j;
+		const vi random = vec_random(&w->random, i + j * PAIR);
+		const vi low = vi_and(random, c->random_low);
+		const vi high = vec_random_high(random, ST_RANDOM_INT8);
+
+		if (has_m)
+			m[j] = vec_encode_m(c, kept->m[k], vf_set1(kept->m_inverse[b]), low, high);
+		if (has_v)
+			v[j] = vec_encode_v(c, kept->v[k], vf_set1(kept->v_inverse[b]), high, low);
+	}
+	if (has_m)
+		vw_store_u8(m8 + i, m[0], m[1]);
+	if (has_v)
+		vw_store_u8(v8 + i, v[0], v[1]);
+}
+
+/* Codes of block b. Where it is of zeros, or not to be represented, its scale says which. */
+VEC_INLINE void vec_block_codes(const struct vec_pass *w, const struct vec_codes *c, size_t b,
+				const struct vec_kept *kept)
+{
+	const size_t at = b * STRATA_MOMENTS_BLOCK;
+
+	for (size_t i = at; i < at + STRATA_MOMENTS_BLOCK; i += 2 * PAIR)
+		vec_block_encode(w, c, i, kept);
+	if (st_rule_has_m(w->rule) && !(kept->m_scale[b & 1] > 0.0f))
+		memset((char *)w->r.array[STRATA_ARRAY_M] + at, 0, STRATA_MOMENTS_BLOCK);
+	if (st_rule_has_v(w->rule) && !(kept->v_scale[b & 1] > 0.0f))
+		memset((char *)w->r.array[STRATA_ARRAY_V] + at, 0, STRATA_MOMENTS_BLOCK);
+}
+
+/* Whole blocks. Returns the elements done. Codes follow one block behind. */
 VEC_INLINE size_t vec_update_int8(const struct st_factors *factors,
-				  const struct strata_optim_format *format,
-				  const struct strata_optim_range *range, enum st_rule rule,
+				  const struct strata_optim_format *f,
+				  const struct strata_optim_range *r, enum st_rule rule,
 				  bool is_split)
 {
-	const struct strata_optim_format f = *format;
-	const struct strata_optim_range r = *range;
-	const struct vec_factors s = vec_factors(factors);
-	const struct st_random key = st_random_init(factors->key, r.stream, r.first);
-	uint8_t *m8 = r.array[STRATA_ARRAY_M], *v8 = r.array[STRATA_ARRAY_V];
-	float *m_scale = r.array[STRATA_ARRAY_M_SCALE], *v_scale = r.array[STRATA_ARRAY_V_SCALE];
-	const bool has_m = st_rule_has_m(rule), has_v = st_rule_has_v(rule);
-	const vi no_sign = vi_set1(0x7fffffffu);
-	size_t at;
+	const struct vec_pass w = {
+		.s = vec_factors(factors),
+		.f = *f,
+		.r = *r,
+		.random = vec_random_init(st_random_init(factors->key, r->stream, r->first),
+					  r->first),
+		.rule = rule,
+		.order = EVEN_ODD,
+		.is_split = is_split,
+	};
+	const struct vf2 zero = { vf_set1(0.0f), vf_set1(0.0f) };
+	const size_t n_blocks = w.r.n / STRATA_MOMENTS_BLOCK,
+		     whole = n_blocks * STRATA_MOMENTS_BLOCK;
+	struct vec_first first = { zero, zero, zero };
+	struct vec_second second = { zero, zero };
+	const struct vec_codes c = vec_codes();
+	struct vec_kept kept;
 
-	for (at = 0; at + STRATA_MOMENTS_BLOCK <= r.n; at += STRATA_MOMENTS_BLOCK) {
-		const size_t b = at / STRATA_MOMENTS_BLOCK;
-		struct vec_block block;
-		vi m_max = vi_set1(0), v_max = vi_set1(0);
+	if (!n_blocks)
+		return 0;
+	for (size_t b = 0; b < n_blocks; b++) {
+		const size_t at = b * STRATA_MOMENTS_BLOCK;
 
-		for (size_t k = 0; k < VEC_PER_BLOCK; k++) {
-			const size_t i = at + k * VLEN;
-			struct vec_elem e = { vf_set1(0.0f), vf_set1(0.0f) };
+		kept.m_max = kept.v_max = vi_set1(0);
+		for (size_t k = 0; k < PAIRS_PER_BLOCK + 2; k++) {
+			const size_t i = at + k * PAIR;
 
-			if (has_m)
-				e.m = vec_decode_m(m8 + i, vf_set1(m_scale[b]));
-			if (has_v)
-				e.v = vec_decode_v(v8 + i, vf_set1(v_scale[b]));
-			block.d[k] = vec_moments(&s, &f, &r, i, &e, rule, is_split);
-			block.m[k] = e.m;
-			block.v[k] = e.v;
-			m_max = vi_max(m_max, vi_and(vi_of(e.m), no_sign));
-			v_max = vi_max(v_max, vi_and(vi_of(e.v), no_sign));
+			if (k >= 2)
+				vec_apply(&w, i - 2 * PAIR, &second);
+			if (k >= 1 && k <= PAIRS_PER_BLOCK)
+				second = vec_block_second(&w, &c, i - PAIR, &first, &kept);
+			if (k < PAIRS_PER_BLOCK)
+				first = vec_block_first(&w, &c, i);
 		}
-		for (size_t k = 0; k < VEC_PER_BLOCK; k++)
-			vec_apply(&s, &f, &r, at + k * VLEN, block.d[k], is_split);
-		block.m_max = m_max;
-		block.v_max = v_max;
-		vec_encode_block(&block, key, (uint32_t)(r.first + at), m8 + at, v8 + at,
-				 m_scale + b, v_scale + b, has_m, has_v);
+		vec_block_scales(&w, at, &kept);
+		if (b)
+			vec_block_codes(&w, &c, b - 1, &kept);
 	}
-	return at;
+	vec_block_codes(&w, &c, n_blocks - 1, &kept);
+	return whole;
 }
 
 typedef size_t vec_update_fn(const struct st_factors *, const struct strata_optim_format *,
@@ -419,30 +742,37 @@ static void simd_update(const struct st_factors *s, const struct strata_optim_fo
 		[ST_RULE_SGD] = { { update_sgd, update_sgd, update_sgd },
 				  { update_sgd_split, update_sgd_split, update_sgd_split } },
 	};
-	size_t done = by_rule[s->rule][f->params == STRATA_PARAMS_SPLIT][f->moments](s, f, r);
+	vec_update_fn *fn = by_rule[s->rule][f->params == STRATA_PARAMS_SPLIT][f->moments];
+	struct strata_optim_range rest = *r, one = *r;
 
-	if (done < r->n) {
-		struct strata_optim_range tail = st_optim_range_from(f, r, done);
-
-		st_optim_scalar_kernels.update(s, f, &tail);
+	/* The second of a pair first. With 8 bits a range that begins with one has no whole block.
+	 */
+	if ((r->first & 1) && r->n && f->moments != STRATA_MOMENTS_INT8) {
+		one.n = 1;
+		st_optim_scalar_kernels.update(s, f, &one);
+		rest = st_optim_range_from(f, r, 1);
 	}
+	rest = st_optim_range_from(f, &rest, fn(s, f, &rest));
+	if (rest.n)
+		st_optim_scalar_kernels.update(s, f, &rest);
 }
 
-/* The value as it was stored. */
-VEC_INLINE vf vec_store_grad(enum strata_optim_grads to, void *out, size_t i, vf x)
+/* The values as they were stored. */
+VEC_INLINE struct vf2 vec_store_grad(enum strata_optim_grads to, void *out, size_t i, struct vf2 x)
 {
 	if (to == STRATA_GRADS_F32) {
-		vf_store((float *)out + i, x);
+		vec_store_f32((float *)out + i, x, IN_ORDER);
 		return x;
 	}
 	if (to == STRATA_GRADS_BF16) {
-		vi b = vec_round_bf16(x);
+		const vi upper = vi_set1(0xffff0000u);
+		vi a = vec_round_bf16(x.a), b = vec_round_bf16(x.b);
 
-		vi_store_16((uint16_t *)out + i, b);
-		return vf_of(vi_shl(b, 16));
+		vi_store((uint16_t *)out + i, vec_upper(a, b, IN_ORDER));
+		return (struct vf2){ vf_of(vi_and(a, upper)), vf_of(vi_and(b, upper)) };
 	}
-	vf_store_f16((uint16_t *)out + i, x);
-	return vf_load_f16((uint16_t *)out + i);
+	vec_store_f16((uint16_t *)out + i, x, IN_ORDER);
+	return vec_load_f16((uint16_t *)out + i, IN_ORDER);
 }
 
 VEC_INLINE double vec_sum_tile(const void *in, size_t at, enum strata_optim_grads from, void *out,
@@ -451,15 +781,12 @@ VEC_INLINE double vec_sum_tile(const void *in, size_t at, enum strata_optim_grad
 	struct sq16 sum = sq16_zero();
 	double lane[16];
 
-	for (size_t i = at; i < at + STRATA_NUMERIC_TILE; i += 16) {
-		vf x[16 / VLEN];
+	for (size_t i = at; i < at + STRATA_NUMERIC_TILE; i += PAIR) {
+		struct vf2 x = vec_load_grad(from, in, i, IN_ORDER);
 
-		for (size_t k = 0; k < 16 / VLEN; k++) {
-			x[k] = vec_load_grad(from, in, i + k * VLEN);
-			if (out)
-				x[k] = vec_store_grad(to, out, i + k * VLEN, x[k]);
-		}
-		sum = sq16_add(sum, x);
+		if (out)
+			x = vec_store_grad(to, out, i, x);
+		sum = sq16_add(sum, x.a, x.b);
 	}
 	sq16_store(lane, sum);
 	for (size_t w = 8; w; w /= 2)
@@ -480,16 +807,22 @@ static void simd_sums(size_t n, const void *in, enum strata_optim_grads from, vo
 				     leaf + t / STRATA_NUMERIC_TILE);
 }
 
+VEC_INLINE vf vec_quiet(vf x)
+{
+	vi sign = vi_and(vi_of(x), vi_set1(0x80000000u));
+
+	return vf_of(vi_if_nan(x, vi_or(sign, vi_set1(ST_NAN_BITS)), vi_of(x)));
+}
+
 static void simd_split(size_t n, const float *master, uint16_t *hi, int16_t *lo)
 {
 	size_t i;
 
-	for (i = 0; i + VLEN <= n; i += VLEN) {
-		vf x = vf_load(master + i);
-		vi sign = vi_and(vi_of(x), vi_set1(0x80000000u));
+	for (i = 0; i + PAIR <= n; i += PAIR) {
+		struct vf2 x = vec_load_f32(master + i, IN_ORDER);
 
-		vec_split(vi_if_nan(x, vi_or(sign, vi_set1(ST_NAN_BITS)), vi_of(x)), hi + i,
-			  lo + i);
+		x = (struct vf2){ vec_quiet(x.a), vec_quiet(x.b) };
+		vec_split(x, hi + i, lo + i, IN_ORDER);
 	}
 	st_optim_scalar_kernels.split(n - i, master + i, hi + i, lo + i);
 }
@@ -498,8 +831,8 @@ static void simd_join(size_t n, const uint16_t *hi, const int16_t *lo, float *ma
 {
 	size_t i;
 
-	for (i = 0; i + VLEN <= n; i += VLEN)
-		vf_store(master + i, vec_join(hi + i, lo + i));
+	for (i = 0; i + PAIR <= n; i += PAIR)
+		vec_store_f32(master + i, vec_join(hi + i, lo + i, IN_ORDER), IN_ORDER);
 	st_optim_scalar_kernels.join(n - i, hi + i, lo + i, master + i);
 }
 
@@ -507,8 +840,8 @@ static void simd_round(size_t n, const float *master, uint16_t *out)
 {
 	size_t i;
 
-	for (i = 0; i + VLEN <= n; i += VLEN)
-		vi_store_16(out + i, vec_round_bf16(vf_load(master + i)));
+	for (i = 0; i + PAIR <= n; i += PAIR)
+		vi_store(out + i, vec_round2_bf16(vec_load_f32(master + i, IN_ORDER), IN_ORDER));
 	st_optim_scalar_kernels.round(n - i, master + i, out + i);
 }
 

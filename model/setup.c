@@ -232,7 +232,9 @@ static void hash_plans(struct st_setup *s)
 		st_device_numeric_id(s->device),
 		c->optimizer.kind,
 		c->optimizer.decay,
-		c->optimizer.moments,
+		c->optimizer.moments == STRATA_MOMENTS_F32
+			? 0 /* not rounded: of no version */
+			: (uint64_t)STRATA_MOMENTS_VERSION << 8 | c->optimizer.moments,
 		c->optimizer.momentum > 0,
 	};
 	const uint64_t data[] = {

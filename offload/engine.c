@@ -419,8 +419,9 @@ static int check_snapshot(const struct st_engine *e, const struct st_snapshot *s
 	if (s->numeric_plan != e->cfg.numeric_plan)
 		return st_fail(STRATA_E_STALE,
 			       "the state was made with another numeric plan (model, batch, "
-			       "dtypes, threads or"
-			       " instruction set differ); start anew, or restore what was changed");
+			       "dtypes, threads, instruction set, or with bf16 or int8 moments the "
+			       "version of the program differ); start anew, or restore what was "
+			       "changed");
 	if (s->data_id != e->cfg.data_id)
 		return st_fail(STRATA_E_STALE,
 			       "the run was made with other data, or another seed or seq_len: its"

@@ -11,11 +11,11 @@
 /* Not inlined: the compiler takes minutes for what would come of it. */
 #define LANE_FN static __attribute__((noinline))
 
-struct v128 {
-	uint8_t b[16];
-};
 struct v256 {
-	uint16_t h[16];
+	union {
+		uint16_t h[16];
+		uint8_t b[32];
+	};
 };
 struct v512f {
 	float f[16];
@@ -24,7 +24,10 @@ struct v256f {
 	float f[8];
 };
 struct v512i {
-	uint32_t u[16];
+	union {
+		uint32_t u[16];
+		uint16_t h[32]; /* of lane j, 2j is the lower half */
+	};
 };
 struct v512d {
 	double d[8];
@@ -53,13 +56,25 @@ FLOATS(emu_div_ps, a.f[i] / b.f[i])
 		return x;                                                                          \
 	}
 INTS(emu_add_epi32, a.u[i] + b.u[i])
-INTS(emu_sub_epi32, a.u[i] - b.u[i])
 INTS(emu_mullo_epi32, a.u[i] * b.u[i])
 INTS(emu_and_si512, a.u[i] & b.u[i])
 INTS(emu_or_si512, a.u[i] | b.u[i])
 INTS(emu_xor_si512, a.u[i] ^ b.u[i])
-INTS(emu_min_epi32, (int32_t)a.u[i] < (int32_t)b.u[i] ? a.u[i] : b.u[i])
-INTS(emu_max_epi32, (int32_t)a.u[i] > (int32_t)b.u[i] ? a.u[i] : b.u[i])
+INTS(emu_min_epu32, a.u[i] < b.u[i] ? a.u[i] : b.u[i])
+INTS(emu_max_epu32, a.u[i] > b.u[i] ? a.u[i] : b.u[i])
+
+#define WORDS(name, expression)                                                                    \
+	LANE_FN struct v512i name(struct v512i a, struct v512i b)                                  \
+	{                                                                                          \
+		struct v512i x;                                                                    \
+		for (int i = 0; i < 32; i++)                                                       \
+			x.h[i] = (uint16_t)(expression);                                           \
+		return x;                                                                          \
+	}
+WORDS(emu_add_epi16, a.h[i] + b.h[i])
+WORDS(emu_sub_epi16, a.h[i] - b.h[i])
+WORDS(emu_min_epu16, a.h[i] < b.h[i] ? a.h[i] : b.h[i])
+WORDS(emu_max_epu16, a.h[i] > b.h[i] ? a.h[i] : b.h[i])
 
 /* Lane i of a vector of `type` from what is in scope. */
 #define LANES(type, member, name, argument, expression)                                            \
@@ -81,15 +96,22 @@ LANES(v512i, u, emu_set1_epi32, (int a), (uint32_t)a)
 LANES(v512i, u, emu_iota, (void), (uint32_t)i)
 LANES(v512i, u, emu_slli_epi32, (struct v512i a, unsigned n), a.u[i] << n)
 LANES(v512i, u, emu_srli_epi32, (struct v512i a, unsigned n), a.u[i] >> n)
-LANES(v512i, u, emu_cvtepu16_epi32, (struct v256 a), a.h[i])
-LANES(v512i, u, emu_cvtepi16_epi32, (struct v256 a), (uint32_t)(int16_t)a.h[i])
-LANES(v512i, u, emu_cvtepu8_epi32, (struct v128 a), a.b[i])
-LANES(v512i, u, emu_cvtepi8_epi32, (struct v128 a), (uint32_t)(int8_t)a.b[i])
+LANES(v512i, h, emu_set1_epi16, (short a), (uint16_t)a)
+LANES(v512i, h, emu_slli_epi16, (struct v512i a, unsigned n), (uint16_t)(a.h[i] << n))
+LANES(v512i, h, emu_srli_epi16, (struct v512i a, unsigned n), (uint16_t)(a.h[i] >> n))
+LANES(v512i, h, emu_srai_epi16, (struct v512i a, unsigned n), (uint16_t)((int16_t)a.h[i] >> n))
+LANES(v512i, h, emu_cvtepu8_epi16, (struct v256 a), a.b[i])
+LANES(v512i, h, emu_cvtepi8_epi16, (struct v256 a), (uint16_t)(int8_t)a.b[i])
+LANES(v512i, h, emu_mask_blend_epi16, (uint32_t m, struct v512i a, struct v512i b),
+      m >> i & 1 ? b.h[i] : a.h[i])
+LANES(v512i, h, emu_permutex2var_epi16, (struct v512i a, struct v512i n, struct v512i b),
+      (n.h[i] & 32 ? b : a).h[n.h[i] & 31])
+LANES(v512f, f, emu_permutex2var_ps, (struct v512f a, struct v512i n, struct v512f b),
+      (n.u[i] & 16 ? b : a).f[n.u[i] & 15])
 LANES(v512i, u, emu_mask_blend_epi32, (uint16_t m, struct v512i a, struct v512i b),
       m >> i & 1 ? b.u[i] : a.u[i])
-LANES(v256, h, emu_cvtepi32_epi16, (struct v512i a), (uint16_t)a.u[i])
 LANES(v256, h, emu_cvtps_ph, (struct v512f a, int rounding), st_f32_f16(a.f[i]))
-LANES(v128, b, emu_cvtusepi32_epi8, (struct v512i a), (uint8_t)(a.u[i] < 255 ? a.u[i] : 255))
+LANES(v256, b, emu_cvtusepi16_epi8, (struct v512i a), (uint8_t)(a.h[i] < 255 ? a.h[i] : 255))
 LANES(v512d, d, emu_setzero_pd, (void), 0.0)
 LANES(v512d, d, emu_cvtps_pd, (struct v256f a), a.f[i])
 LANES(v512d, d, emu_fmadd_pd, (struct v512d a, struct v512d b, struct v512d c),
@@ -130,8 +152,8 @@ LANE_FN int emu_reduce_max_epi32(struct v512i a)
 		return x;                                                                          \
 	}
 LOAD(v512f, ps)
+LOAD(v512i, si512)
 LOAD(v256, si256)
-LOAD(v128, si128)
 
 #define STORE(type, name)                                                                          \
 	LANE_FN void emu_store_##name(void *p, struct type x)                                      \
@@ -139,8 +161,8 @@ LOAD(v128, si128)
 		memcpy(p, &x, sizeof(x));                                                          \
 	}
 STORE(v512f, ps)
+STORE(v512i, si512)
 STORE(v256, si256)
-STORE(v128, si128)
 STORE(v512d, pd)
 
 #if defined(__x86_64__)
@@ -150,26 +172,29 @@ STORE(v512d, pd)
 #define __m512i             struct v512i
 #define __m512d             struct v512d
 #define __m256i             struct v256
-#define __m128i             struct v128
 #define _mm512_loadu_ps     emu_load_ps
 #define _mm512_storeu_ps    emu_store_ps
 #define _mm256_loadu_si256  emu_load_si256
 #define _mm256_storeu_si256 emu_store_si256
-#define _mm_loadu_si128     emu_load_si128
-#define _mm_storeu_si128    emu_store_si128
 #define _mm512_storeu_pd    emu_store_pd
 #define _mm512_add_ps       emu_add_ps
 #define _mm512_sub_ps       emu_sub_ps
 #define _mm512_mul_ps       emu_mul_ps
 #define _mm512_div_ps       emu_div_ps
 #define _mm512_add_epi32    emu_add_epi32
-#define _mm512_sub_epi32    emu_sub_epi32
 #define _mm512_mullo_epi32  emu_mullo_epi32
 #define _mm512_and_si512    emu_and_si512
 #define _mm512_or_si512     emu_or_si512
 #define _mm512_xor_si512    emu_xor_si512
-#define _mm512_min_epi32    emu_min_epi32
-#define _mm512_max_epi32    emu_max_epi32
+#define _mm512_min_epu32    emu_min_epu32
+#define _mm512_max_epu32    emu_max_epu32
+#define _mm512_add_epi16    emu_add_epi16
+#define _mm512_sub_epi16    emu_sub_epi16
+#define _mm512_min_epu16    emu_min_epu16
+#define _mm512_max_epu16    emu_max_epu16
+#define _mm512_set1_epi16   emu_set1_epi16
+#define _mm512_loadu_si512  emu_load_si512
+#define _mm512_storeu_si512 emu_store_si512
 #define _mm512_sqrt_ps      emu_sqrt_ps
 #define _mm512_fmadd_ps     emu_fmadd_ps
 #define _mm512_set1_ps      emu_set1_ps
@@ -184,14 +209,21 @@ STORE(v512d, pd)
 #define _mm512_setr_epi32(...) emu_iota()
 #undef _mm512_slli_epi32
 #undef _mm512_srli_epi32
-#define _mm512_slli_epi32       emu_slli_epi32
-#define _mm512_srli_epi32       emu_srli_epi32
-#define _mm512_cvtepu16_epi32   emu_cvtepu16_epi32
-#define _mm512_cvtepi16_epi32   emu_cvtepi16_epi32
-#define _mm512_cvtepu8_epi32    emu_cvtepu8_epi32
-#define _mm512_cvtepi8_epi32    emu_cvtepi8_epi32
-#define _mm512_cvtepi32_epi16   emu_cvtepi32_epi16
-#define _mm512_cvtusepi32_epi8  emu_cvtusepi32_epi8
+#define _mm512_slli_epi32 emu_slli_epi32
+#define _mm512_srli_epi32 emu_srli_epi32
+#undef _mm512_slli_epi16
+#undef _mm512_srli_epi16
+#undef _mm512_srai_epi16
+#define _mm512_slli_epi16         emu_slli_epi16
+#define _mm512_srli_epi16         emu_srli_epi16
+#define _mm512_srai_epi16         emu_srai_epi16
+#define _mm512_cvtepu8_epi16      emu_cvtepu8_epi16
+#define _mm512_cvtepi8_epi16      emu_cvtepi8_epi16
+#define _mm512_cvtusepi16_epi8    emu_cvtusepi16_epi8
+#define _mm512_permutex2var_epi16 emu_permutex2var_epi16
+#define _mm512_permutex2var_ps    emu_permutex2var_ps
+#undef _mm512_mask_blend_epi16
+#define _mm512_mask_blend_epi16 emu_mask_blend_epi16
 #define _mm512_mask_blend_epi32 emu_mask_blend_epi32
 #undef _mm512_cmp_ps_mask
 #define _mm512_cmp_ps_mask      emu_cmp_ps_mask

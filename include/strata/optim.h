@@ -60,6 +60,10 @@ enum strata_optim_moments {
 	STRATA_MOMENTS_INT8, /* quantised by blocks of STRATA_MOMENTS_BLOCK elements */
 };
 
+/* Of the bits that an update gives to moments of 16 and 8 bits: raised when the same steps round
+ * them otherwise than before. What was stored can be read, and gone on with, by any. */
+#define STRATA_MOMENTS_VERSION 2
+
 enum strata_optim_grads { STRATA_GRADS_F32, STRATA_GRADS_BF16, STRATA_GRADS_F16 };
 
 struct strata_optim_format {
@@ -174,10 +178,11 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_prepare(struct strata_optim_step *
  * order of its operands), a master weight is split, low-precision outputs are rounded to nearest
  * even, and moments of 16 and 8 bits are rounded stochastically: up or down with the probability
  * that makes the mean exact, by random bits that are a function of (cfg.seed, t, range.stream,
- * element, moment) alone. The update itself uses m and v before that rounding. A v > 0 never
- * becomes 0 in 8 bits. p = m = v = g = 0 stays 0 (padding). NaN or Inf in g is no error here: it
- * spreads to the element's m, v, p, and with int8 moments, in the next step, to its block. Screen
- * the sums of squares first. docs/optimizers.md explains the formats.
+ * element, moment) alone (two elements next to each other share a draw, each using one half of it
+ * for m and the other for v, in opposite order). The update itself uses m and v before that
+ *rounding. A v > 0 never becomes 0 in 8 bits. p = m = v = g = 0 stays 0 (padding). NaN or Inf in g
+ *is no error here: it spreads to the element's m, v, p, and with int8 moments, in the next step, to
+ *its block. Screen the sums of squares first. docs/optimizers.md explains the formats.
  *
  * Tested: all instruction sets bit-equal to the scalar reference, any cut (tests/test_optim.c);
  *that one near long double and PyTorch (tests/test_optim_accuracy.c, which states the bounds, for
