@@ -355,8 +355,7 @@ static int probe_backend(const char **name)
 	if (rc)
 		return rc;
 	*name = st_aio_name(q);
-	st_aio_close(q);
-	return 0;
+	return st_aio_close(q);
 }
 
 static void count_line(void *user, enum st_log_level level, const char *line)
@@ -381,8 +380,7 @@ static bool has_sqpoll(struct tune *t)
 	st_report_take_log(&t->report);
 	if (rc)
 		return false;
-	st_aio_close(q);
-	return !n_lines;
+	return !st_aio_close(q) && !n_lines;
 }
 
 static int choose_points(struct tune *t)
@@ -698,7 +696,7 @@ static int write_config(struct tune *t)
 	old = malloc(ST_CONFIG_MAX_BYTES + 1);
 	if (!old)
 		return st_fail(-ENOMEM, "%s: reading it", t->a->write);
-	rc = st_json_read(t->a->write, old, &len_bytes);
+	rc = st_json_read(t->a->write, "the configuration file", old, &len_bytes);
 	if (rc)
 		goto out;
 	rc = st_config_edit(old, len_bytes, t->a->write, v.sets, v.n, &new);

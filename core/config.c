@@ -23,31 +23,49 @@ size_t st_key_index(const char *path)
 	return (size_t)(k - keys);
 }
 
-int st__key_fail(const struct st_config *cfg, const char *path, const struct st_json *node,
-		 const char *fmt, ...)
+static int key_fail(const struct st_config *cfg, int rc, const char *path,
+		    const struct st_json *node, const char *fmt, va_list ap)
 {
 	const struct st_config_priv *pv = cfg->priv;
 	char text[400];
-	va_list ap;
 
-	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
 	if (!node)
 		node = pv->node[st_key_index(path)];
 	if (!node)
-		return st_fail(STRATA_E_CONFIG, "%.80s: %s: %s", pv->name, path, text);
+		return st_fail(rc, "%.80s: %s: %s", pv->name, path, text);
 	if (node->set_arg) { /* its own text says which key, unless the value is an object */
 		const char *key = node->set_arg + strlen("--set ");
 		bool is_named =
 			strcspn(key, "=") == strlen(path) && !strncmp(key, path, strlen(path));
 
-		return st_fail(STRATA_E_CONFIG, "%.60s%s: %s%s%s", node->set_arg,
+		return st_fail(rc, "%.60s%s: %s%s%s", node->set_arg,
 			       strlen(node->set_arg) > 60 ? "..." : "", is_named ? "" : path,
 			       is_named ? "" : ": ", text);
 	}
-	return st_fail(STRATA_E_CONFIG, "%.120s:%u:%u: %s: %s", pv->name, node->line, node->col,
-		       path, text);
+	return st_fail(rc, "%.120s:%u:%u: %s: %s", pv->name, node->line, node->col, path, text);
+}
+
+int st__key_fail(const struct st_config *cfg, const char *path, const struct st_json *node,
+		 const char *fmt, ...)
+{
+	va_list ap;
+	int rc;
+
+	va_start(ap, fmt);
+	rc = key_fail(cfg, STRATA_E_CONFIG, path, node, fmt, ap);
+	va_end(ap);
+	return rc;
+}
+
+int st_config_fail(const struct st_config *cfg, int rc, const char *path, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	rc = key_fail(cfg, rc, path, NULL, fmt, ap);
+	va_end(ap);
+	return rc;
 }
 
 /* ---- values ------------------------------------------------------------------------------- */
@@ -764,7 +782,7 @@ int st_config_load(struct st_config **out, const char *path, const char *const *
 
 	if (!buf)
 		return st_fail(-ENOMEM, "%s: reading it", path);
-	rc = st_json_read(path, buf, &len_bytes);
+	rc = st_json_read(path, "the configuration file", buf, &len_bytes);
 	if (!rc)
 		rc = st_config_parse(out, buf, len_bytes, path, sets, n_sets);
 	free(buf);

@@ -177,6 +177,19 @@ ST_MUST_CHECK int st_config_require_training(const struct st_config *cfg, bool n
  */
 const char *const *st_config_notes(const struct st_config *cfg, size_t *n);
 
+/** st_config_fail() - a failure that the value of a key caused, elsewhere: rc, with "file:line:col:
+ *  key: " (or "--set ...: ") before the text. */
+int st_config_fail(const struct st_config *cfg, int rc, const char *path, const char *fmt, ...)
+	ST_PRINTF(4, 5);
+
+/**
+ * st_config_differences() - the keys that what was trained is tied to and whose values differ.
+ * @param text  out, "strata.seed: 1 -> 2; strata.threads: 4 -> 2", as many as there is room for
+ * @return how many differ
+ */
+size_t st_config_differences(const struct st_config *was, const struct st_config *now, char *text,
+			     size_t text_bytes);
+
 /** st_config_explain() - each honoured key: value in force and where it came from (default, file
  *  line, --set, auto, derived); then the keys without effect. as_json: an array of objects. */
 void st_config_explain(const struct st_config *cfg, FILE *f, bool as_json);

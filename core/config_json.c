@@ -613,8 +613,7 @@ int st_json_parse(struct st_pool *pool, const char *text, size_t len_bytes, cons
 	st_c_locale_leave(&l);
 	if (!rc && ps.p < ps.end)
 		rc = syntax_error(&ps, ps.line, ps.col,
-				  "%s follows the end of the configuration; remove it",
-				  found(&ps, buf));
+				  "%s follows the end of the object; remove it", found(&ps, buf));
 	if (!rc)
 		*root = v;
 	return rc == -ENOMEM ? st_fail(rc, "%s: reading it", name) : rc;
@@ -649,7 +648,7 @@ void st_json_format_number(double x, char *buf, size_t bytes)
 
 /* ---- files -------------------------------------------------------------------------------- */
 
-int st_json_read(const char *path, char *buf, size_t *len_bytes)
+int st_json_read(const char *path, const char *what, char *buf, size_t *len_bytes)
 {
 	struct stat st;
 	size_t len = 0;
@@ -665,8 +664,7 @@ int st_json_read(const char *path, char *buf, size_t *len_bytes)
 		goto out;
 	}
 	if (!fstat(fd, &st) && S_ISDIR(st.st_mode)) {
-		rc = st_fail(STRATA_E_CONFIG, "%s: is a directory; name the configuration file",
-			     path);
+		rc = st_fail(STRATA_E_CONFIG, "%.200s: is a directory; name %s", path, what);
 		goto out;
 	}
 	while (len <= ST_CONFIG_MAX_BYTES) {

@@ -65,10 +65,11 @@ ST_MUST_CHECK int st_json_parse(struct st_pool *pool, const char *text, size_t l
 /**
  * st_json_read() - a whole file, to be parsed; longer than ST_CONFIG_MAX_BYTES is cut one byte
  * behind that.
- * @param buf  out [ST_CONFIG_MAX_BYTES + 1]
+ * @param what  in, what the file should be, for messages: "the configuration file"
+ * @param buf   out [ST_CONFIG_MAX_BYTES + 1]
  * @return 0; STRATA_E_CONFIG (path and reason)
  */
-ST_MUST_CHECK int st_json_read(const char *path, char *buf, size_t *len_bytes);
+ST_MUST_CHECK int st_json_read(const char *path, const char *what, char *buf, size_t *len_bytes);
 
 /** st_json_is_utf8() - whether a text is well-formed UTF-8. */
 bool st_json_is_utf8(const char *text, size_t len_bytes);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/config_print.c - the configuration for people and programs: explain, dump, schema, help. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/config_priv.h"
@@ -206,6 +207,71 @@ void st_config_explain(const struct st_config *cfg, FILE *f, bool as_json)
 			keys[i].reason);
 	}
 	st_c_locale_leave(&l);
+}
+
+/* ---- differences -------------------------------------------------------------------------- */
+
+/* A row's value as explain writes it. @return owned by the caller, or NULL */
+static char *value_text(const struct st_config *cfg, const struct st_key *k)
+{
+	char *text = NULL;
+	size_t n = 0;
+	FILE *f = open_memstream(&text, &n);
+
+	if (!f)
+		return NULL;
+	st_config_print_value(cfg, k, f);
+	if (fclose(f)) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+/* One of the differences, "key: old -> new". */
+static void add_difference(const struct st_key *k, const char *was, const char *now, size_t n,
+			   char *text, size_t text_bytes)
+{
+	static const char none[] = "(not given)";
+	size_t at = strlen(text);
+
+	if (!strcmp(was, "null"))
+		was = none;
+	if (!strcmp(now, "null"))
+		now = none;
+	if (at + 1 < text_bytes)
+		snprintf(text + at, text_bytes - at, "%s%s: %.48s -> %.48s", n ? "; " : "", k->path,
+			 was, now);
+}
+
+size_t st_config_differences(const struct st_config *was, const struct st_config *now, char *text,
+			     size_t text_bytes)
+{
+	struct st_c_locale l = st_c_locale_enter();
+	size_t n_keys, n = 0;
+	const struct st_key *keys = st_config_keys(&n_keys);
+
+	if (text_bytes)
+		*text = '\0';
+	for (size_t i = 0; i < n_keys; i++) {
+		const struct st_key *k = &keys[i];
+		char *a, *b;
+
+		if (!k->tie)
+			continue;
+		if (k->tie == ST_KEY_TIED_SIGN &&
+		    (*(const double *)st_config_field(was, k) > 0) ==
+			    (*(const double *)st_config_field(now, k) > 0))
+			continue;
+		a = value_text(was, k);
+		b = value_text(now, k);
+		if (a && b && strcmp(a, b) != 0)
+			add_difference(k, a, b, n++, text, text_bytes);
+		free(a);
+		free(b);
+	}
+	st_c_locale_leave(&l);
+	return n;
 }
 
 /* ---- dump --------------------------------------------------------------------------------- */

@@ -34,8 +34,8 @@ struct st_config_priv {
 /** st_key_index() - row number of a path that is in the table. */
 size_t st_key_index(const char *path);
 
-/** st_key_fail() - STRATA_E_CONFIG with where the value of a row was given, or "(default)". */
-#define st_key_fail(cfg, path, ...) st__key_fail((cfg), (path), NULL, __VA_ARGS__)
+/** st_key_fail() - STRATA_E_CONFIG with where the value of a row was given. */
+#define st_key_fail(cfg, path, ...) st_config_fail((cfg), STRATA_E_CONFIG, (path), __VA_ARGS__)
 int st__key_fail(const struct st_config *cfg, const char *path, const struct st_json *node,
 		 const char *fmt, ...) ST_PRINTF(4, 5);
 

@@ -37,6 +37,12 @@ enum st_key_fate {
 	ST_KEY_REFUSED,   /* any value but the default (and null) is an error, with the reason */
 };
 
+enum st_key_tie {
+	ST_KEY_FREE,
+	ST_KEY_TIED,     /* what was trained goes on under the same value only */
+	ST_KEY_TIED_SIGN /* the same, as to whether it is above 0 */
+};
+
 enum {
 	ST_KEY_AUTO = 1,      /* "auto" is accepted: auto_text says what it becomes */
 	ST_KEY_ABOVE_MIN = 2, /* the range excludes min */
@@ -61,6 +67,7 @@ struct st_key {
 	const char *auto_text;           /* NULL: the default */
 	size_t offset;                   /* honoured: of the field in struct st_config */
 	const char *alias_of;            /* this is the old name of that path */
+	enum st_key_tie tie;             /* of a run's state to the value */
 	const char *reason;              /* of no effect, of refusal */
 	const char *help;
 };

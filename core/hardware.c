@@ -7,15 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/config.h"
 #include "core/config_json.h"
 #include "core/text.h"
 
-#define KEPT_MAX 32u /* descriptions in one file */
+#define KEPT_MAX  32u /* descriptions in one file */
+#define KEPT_DAYS 30
+#define BUSY_MAX  1.5 /* tasks a processor; with more, rates are of a part of the machine */
 
-enum kind { TEXT, TEXTS, WORD, BOOL, COUNT, NUMBER, SIZE };
+enum kind { TEXT, TEXTS, WORD, BOOL, COUNT, NUMBER, SIZE, DATE };
 enum need { OPTIONAL, REQUIRED, GPU_NEEDS, RANKS_NEED };
 
 static const char *const device_words[] = { [ST_HW_HOST] = "host", [ST_HW_GPU] = "gpu" };
@@ -41,6 +44,8 @@ static const struct key {
 	}
 	{ NULL, "name", TEXT, REQUIRED, AT(name), ROOM(name), 0, 0, 0 },
 	{ NULL, "source", TEXTS, OPTIONAL, AT(source), ROOM(source), 0, 0, 0 },
+	{ NULL, "measured", DATE, OPTIONAL, AT(measured_s), 0, 0, 0, 0 },
+	NUM(NULL, "load_a_processor", OPTIONAL, busy, 1, 0, 1e6),
 	{ NULL, "nodes", COUNT, OPTIONAL, AT(nodes), 0, 1, 1, 65536 },
 	{ NULL, "ranks_per_node", COUNT, OPTIONAL, AT(ranks_per_node), 0, 1, 1, 1024 },
 	{ "device", "type", WORD, REQUIRED, AT(device_type), 0, 0, 0, 0 },
@@ -70,6 +75,7 @@ static const struct key {
 	NUM("drives", "flush_ms", OPTIONAL, flush_ns, 1e6, 0, 1e6),
 	BYTES("drives", "capacity", drive_bytes),
 	BYTES("drives", "rated_writes", written_bytes_rated),
+	{ "drives", "nominal", TEXT, OPTIONAL, AT(nominal), ROOM(nominal), 0, 0, 0 },
 	NUM("load", "compute_beside_io", OPTIONAL, compute_beside_io, 1, 0.01, 1),
 	NUM("load", "io_beside_compute", OPTIONAL, io_beside_compute, 1, 0.01, 1),
 #undef AT
@@ -169,6 +175,20 @@ static int take_number(const struct source *src, const struct key *k, const stru
 	return 0;
 }
 
+/* "2026-11-22T09:05:00Z" */
+static int take_date(const struct source *src, const struct key *k, const struct st_json *v,
+		     double *out)
+{
+	struct tm tm = { 0 };
+	const char *end =
+		v->type == ST_JSON_STR ? strptime(v->text, "%Y-%m-%dT%H:%M:%SZ", &tm) : NULL;
+
+	if (!end || *end)
+		return bad(src, v, k, "must be a date such as \"2026-11-22T09:05:00Z\"");
+	*out = (double)timegm(&tm);
+	return 0;
+}
+
 static int take_word(const struct source *src, const struct key *k, const struct st_json *v,
 		     int *out)
 {
@@ -194,6 +214,8 @@ static int take_value(const struct source *src, const struct key *k, const struc
 		return take_texts(src, k, v, field);
 	case WORD:
 		return take_word(src, k, v, field);
+	case DATE:
+		return take_date(src, k, v, field);
 	case BOOL:
 		if (v->type != ST_JSON_BOOL)
 			return bad(src, v, k, "must be true or false");
@@ -337,7 +359,8 @@ int st_hardware_load(struct st_hardware *out, const char *path)
 
 	if (!text)
 		return st_fail(-ENOMEM, "hardware description %s", path);
-	rc = st_json_read(path, text, &len_bytes);
+	rc = st_json_read(path, "the file that describes the machine (see examples/hardware)", text,
+			  &len_bytes);
 	if (!rc)
 		rc = st_hardware_parse(out, text, len_bytes, path);
 	free(text);
@@ -360,6 +383,15 @@ static bool is_worth_writing(const struct st_hardware *hw, const struct key *k)
 		*(const double *)field != *(const double *)((const char *)&blank + k->offset));
 }
 
+static void put_date(double s, const char *format, char *out, size_t bytes)
+{
+	time_t t = (time_t)s;
+	struct tm tm;
+
+	if (!gmtime_r(&t, &tm) || !strftime(out, bytes, format, &tm))
+		*out = '\0';
+}
+
 static void write_value(const struct st_hardware *hw, const struct key *k, FILE *f)
 {
 	const void *field = (const char *)hw + k->offset;
@@ -372,6 +404,10 @@ static void write_value(const struct st_hardware *hw, const struct key *k, FILE 
 		break;
 	case WORD:
 		st_json_write_string(f, device_words[*(const int *)field]);
+		break;
+	case DATE:
+		put_date(*(const double *)field, "\"%Y-%m-%dT%H:%M:%SZ\"", number, sizeof(number));
+		fputs(number, f);
 		break;
 	case BOOL:
 		fputs(*(const bool *)field ? "true" : "false", f);
@@ -455,6 +491,33 @@ struct st_drive_rates st_hardware_drives(const struct st_hardware *hw)
 	return d;
 }
 
+/* ---- when it was measured ------------------------------------------------------------------ */
+
+const char *st_hardware_doubt(const struct st_hardware *hw, double now_s)
+{
+	if (!(hw->measured_s > 0))
+		return "when it was made is not known";
+	if (now_s - hw->measured_s > KEPT_DAYS * 86400.0)
+		return "it is older than 30 days";
+	if (now_s < hw->measured_s - 86400)
+		return "it is dated in the future";
+	if (hw->busy > BUSY_MAX)
+		return "the machine was busy then";
+	return NULL;
+}
+
+const char *st_hardware_when(const struct st_hardware *hw, char out[64])
+{
+	char date[32];
+
+	*out = '\0';
+	if (!(hw->measured_s > 0))
+		return out;
+	put_date(hw->measured_s, "%Y-%m-%d %H:%M UTC", date, sizeof(date));
+	snprintf(out, 64, "%s, load %.2g a processor", date, hw->busy);
+	return out;
+}
+
 /* ---- descriptions that are kept ------------------------------------------------------------ */
 
 struct kept {
@@ -472,7 +535,7 @@ static void open_kept(struct kept *k, const char *path)
 	st_error_save(&before);
 	*k = (struct kept){ .text = malloc(ST_CONFIG_MAX_BYTES + 1),
 			    .locale = st_c_locale_enter() };
-	if (!k->text || st_json_read(path, k->text, &len_bytes) ||
+	if (!k->text || st_json_read(path, "the file of descriptions", k->text, &len_bytes) ||
 	    len_bytes > ST_CONFIG_MAX_BYTES ||
 	    st_json_parse(&k->pool, k->text, len_bytes, path, &k->root) ||
 	    k->root->type != ST_JSON_OBJ)

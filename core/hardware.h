@@ -28,7 +28,10 @@ enum st_hw_device {
 
 struct st_hardware {
 	char name[96];
-	char source[512]; /* where the figures are from; several are joined by "; " */
+	char source[512];  /* where the figures are from; several are joined by "; " */
+	double measured_s; /* seconds since 1970; 0: not measured, or when is not known */
+	double busy;       /* tasks that ran beside it, a processor: the load at that moment */
+	char nominal[160]; /* why the drives' figures are nominal; "": they are not */
 	double nodes, ranks_per_node;
 	int device_type;                      /* enum st_hw_device */
 	double device_memory_bytes;           /* 0: unknown */
@@ -81,6 +84,14 @@ struct st_drive_rates {
 	double read, write, mixed_read, mixed_write;
 };
 struct st_drive_rates st_hardware_drives(const struct st_hardware *hw);
+
+/** st_hardware_doubt() - why a measurement that was kept should be made again: it is older than 30
+ *  days at now_s, or more than 1.5 tasks a processor ran beside it. @return NULL: it is good */
+const char *st_hardware_doubt(const struct st_hardware *hw, double now_s);
+
+/** st_hardware_when() - "2026-11-22 09:05 UTC, load 0.4 a processor". @return out; "" where that is
+ *  not known */
+const char *st_hardware_when(const struct st_hardware *hw, char out[64]);
 
 /**
  * st_hardware_recall() - the description that was kept under a key.

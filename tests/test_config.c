@@ -600,7 +600,7 @@ START_TEST(syntax_errors_have_a_place)
 		{ "{\n/* {", "c.json:2:1: this comment has no end; close it with */" },
 		{ "{\"a\": [1,\n",
 		  "c.json:2:1: the list opened at line 1, column 7 is not closed" },
-		{ "{} x", "c.json:1:4: 'x' follows the end of the configuration; remove it" },
+		{ "{} x", "c.json:1:4: 'x' follows the end of the object; remove it" },
 		{ "{,}", "c.json:1:2: a key in double quotes is wanted, not ','" },
 	};
 	char deep[64];
