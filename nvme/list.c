@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/log.h"
@@ -286,6 +287,90 @@ int st_store_kept(const char *run_json, st_store_kept_fn *fn, void *user)
 			rc = fn(user, &info);
 	}
 	free_copies(&c);
+	st_dir_names_free(&names);
+	return rc;
+}
+
+/* ---- a store that has moved ------------------------------------------------------------------ */
+
+static bool is_gone(const char *dir)
+{
+	struct stat st;
+
+	return lstat(dir, &st) && (errno == ENOENT || errno == ENOTDIR);
+}
+
+/* The directory `name` in one of the paths. @param out  out, owned by the caller; NULL: in none */
+static int look_for(const char *name, const char *const *paths, size_t n_paths, char **out)
+{
+	*out = NULL;
+	for (size_t i = 0; i < n_paths; i++) {
+		char *real = realpath(paths[i], NULL);
+		int len = real ? asprintf(out, "%s/%s", strcmp(real, "/") ? real : "", name) : 0;
+
+		free(real);
+		if (len < 0) {
+			*out = NULL;
+			return st_fail(-ENOMEM, "store path %s", paths[i]);
+		}
+		if (*out && !is_gone(*out))
+			return 0;
+		free(*out);
+		*out = NULL;
+	}
+	return 0;
+}
+
+static int fail_nowhere(const char *dir, const char *const *paths, size_t n_paths)
+{
+	char places[200] = "";
+
+	for (size_t i = 0; i < n_paths; i++) {
+		size_t at = strlen(places);
+
+		if (at + 1 < sizeof(places))
+			snprintf(places + at, sizeof(places) - at, "%s%s", i ? ", " : "", paths[i]);
+	}
+	return st_fail(
+		STRATA_E_INPUT,
+		"the run's state is not where it was, %.120s, nor in %s: mount its drive, or "
+		"name the directory that it is in now as nvme_path",
+		dir, *places ? places : "any other place that is named");
+}
+
+int st_store_find(const char *run_json, const char *const *paths, size_t n_paths, char **out)
+{
+	char *data[ST_STORE_PATHS_MAX] = { NULL };
+	struct st_dir_names names;
+	bool has_moved = false;
+	int rc = st_dir_parse(&names, run_json);
+
+	*out = NULL;
+	if (rc)
+		return rc;
+	for (unsigned p = 0; !rc && p < names.n; p++) {
+		char *found;
+
+		if (!is_gone(names.dirs[p]))
+			continue;
+		rc = look_for(strrchr(names.dirs[p], '/') + 1, paths, n_paths, &found);
+		if (!rc && !found)
+			rc = fail_nowhere(names.dirs[p], paths, n_paths);
+		if (rc)
+			break;
+		free(names.dirs[p]);
+		names.dirs[p] = found;
+		has_moved = true;
+	}
+	for (unsigned p = 0; !rc && has_moved && p < names.n; p++)
+		if (asprintf(&data[p], "%s/" ST_DIR_DATA, names.dirs[p]) < 0) {
+			data[p] = NULL;
+			rc = st_fail(-ENOMEM, "run.json");
+		}
+	if (!rc && has_moved)
+		rc = st_dir_format(out, names.id, data, names.n);
+	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
+		free(data[p]);
 	st_dir_names_free(&names);
 	return rc;
 }

@@ -76,7 +76,8 @@ ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_c
 
 /**
  * st_store_open() - recover an existing store (see above); the directories come from
- * run_json, and a warning says where they are when cfg->paths does not; extents must match what the
+ * run_json (st_store_find() says where they are after a move), and a warning says where they are
+ * when cfg->paths does not; extents must match what the
  * superblock says. With cfg->verifies_on_open every live extent is read: damage is then found
  * before the first step, and where the root before it is whole with all its extents, that one is
  * adopted. Without, damage is found by the read that meets it. After a damaged newest root, all
@@ -87,6 +88,17 @@ ST_MUST_CHECK int st_store_create(struct st_store **out, const struct st_store_c
  */
 ST_MUST_CHECK int st_store_open(struct st_store **out, const struct st_store_cfg *cfg,
 				const char *run_json);
+
+/**
+ * st_store_find() - where the directories that run_json names are now. One that is no longer there
+ * (its drive is mounted elsewhere, or it was moved) is looked for in `paths`: its name is its own,
+ * and whoever opens it compares the store's id.
+ * @param paths  in [n_paths] directories to look in; those that are not there are passed over
+ * @param out    out, the text with the new places, owned by the caller; NULL: all are where it says
+ * @return 0; STRATA_E_INPUT (one is nowhere: which, and where it was looked for); -ENOMEM
+ */
+ST_MUST_CHECK int st_store_find(const char *run_json, const char *const *paths, size_t n_paths,
+				char **out);
 
 /**
  * st_store_close() - close and unlock; `remove` also deletes files and directories. NULL is fine.

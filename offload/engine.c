@@ -771,6 +771,11 @@ int st_engine_remove_store(const char *run_json)
 	return st_store_remove(run_json);
 }
 
+int st_engine_find_store(const char *run_json, const char *const *paths, size_t n_paths, char **out)
+{
+	return st_store_find(run_json, paths, n_paths, out);
+}
+
 bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)
 {
 	if (e->has_snapshot)

@@ -126,6 +126,10 @@ void st_engine_close(struct st_engine *e, bool removes_store);
  *  @return 0; STRATA_E_BUSY; STRATA_E_INPUT (not ours); -errno */
 ST_MUST_CHECK int st_engine_remove_store(const char *run_json);
 
+/** st_engine_find_store() - where the store that run_json names is now: see st_store_find(). */
+ST_MUST_CHECK int st_engine_find_store(const char *run_json, const char *const *paths,
+				       size_t n_paths, char **out);
+
 /** st_engine_resumed() - the snapshot that the store held; false for a new one, and for one whose
  *  run ended before its first commit: it begins with first values. */
 bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out);
