@@ -273,7 +273,8 @@ static void io_facts(struct st_doctor *d, const struct st_machine_kernel *k)
 		st_doctor_uint(d, "sysctl_disabled", (uint64_t)k->io_uring_disabled);
 	if (k->seccomp >= 0)
 		st_doctor_uint(d, "seccomp", (uint64_t)k->seccomp);
-	st_aio_close(q);
+	if (st_aio_close(q))
+		st_doctor_fact(d, "io_uring", ST_MARK_WARN, NULL, "%s", strata_last_error());
 }
 
 /* The few calls of the driver's interface that say what is there. */

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,22 +29,51 @@ _Static_assert(sizeof(DIR_PREFIX) + ST_DIR_HEX_CHARS == ST_STORE_NAME_BYTES, "di
 
 /* ---- small things ---------------------------------------------------------------------------- */
 
+/*
+ * A run that returns before all its requests have come back has a queue that no longer works. The
+ * requests and their buffers are the callers', on their stacks and heaps, so the queue is closed
+ * here, where they still exist. What it cannot wait for stays with the kernel.
+ */
 static int run_queue(void *user, struct st_aio_req *reqs, unsigned n)
 {
-	return st_aio_run(user, reqs, n);
+	struct st_dir_io *io = user;
+	int rc;
+
+	if (!io->q)
+		return st_error_raise(&io->failed);
+	rc = st_aio_run(io->q, reqs, n);
+	if (!rc)
+		return 0;
+	st_error_take(&io->failed, rc);
+	if (st_aio_run(io->q, NULL, 0)) { /* it is not idle */
+		io->run.has_lost = st_aio_close(io->q) != 0;
+		io->q = NULL;
+	}
+	return st_error_raise(&io->failed);
 }
 
-int st_dir_queue(struct st_aio_queue **q, struct st_store_runner *run)
+int st_dir_io_open(struct st_dir_io *io)
 {
 	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
-	int rc;
 
 	cfg.backend = "threads"; /* large transfers, and few: no ring is worth it */
 	cfg.threads = 4;
-	rc = st_aio_open(q, &cfg);
-	if (!rc)
-		*run = (struct st_store_runner){ run_queue, *q };
-	return rc;
+	*io = (struct st_dir_io){ .run = { run_queue, io, false } };
+	return st_aio_open(&io->q, &cfg);
+}
+
+int st_dir_io_close(struct st_dir_io *io, struct st_store *s, int rc)
+{
+	struct st_error e;
+	int closed;
+
+	st_error_take(&e, rc);
+	closed = st_aio_close(io->q);
+	io->run.has_lost |= closed != 0;
+	io->q = NULL;
+	if (s)
+		s->is_lost |= io->run.has_lost;
+	return rc ? st_error_raise(&e) : closed;
 }
 
 int st_dir_random_id(uint8_t id[ST_STORE_ID_BYTES])
@@ -101,6 +131,14 @@ int st_dir_open_parent(const char *path)
 	default:
 		return st_fail(-errno, "store path %s", path);
 	}
+}
+
+int st_dir_fail_read_only(const char *path)
+{
+	return st_fail(STRATA_E_INPUT,
+		       "%s: the file system is mounted read-only: a run writes to it; remount it "
+		       "(mount -o remount,rw), or name another nvme_path",
+		       path);
 }
 
 /* ---- locks ----------------------------------------------------------------------------------- */
@@ -293,7 +331,9 @@ static int make_dir(struct st_store_file *f)
 	hold_parent(f);
 	if (mkdirat(f->parent_fd, f->name, 0700)) {
 		f->name[0] = '\0'; /* not ours to remove */
-		if (errno == EACCES || errno == EPERM || errno == EROFS || errno == ENOENT)
+		if (errno == EROFS)
+			return st_dir_fail_read_only(f->path);
+		if (errno == EACCES || errno == EPERM || errno == ENOENT)
 			return st_fail(STRATA_E_INPUT,
 				       "store path of %s is not writable (%s): name another or "
 				       "change its permissions.",
@@ -460,8 +500,7 @@ static void reclaim(const char *path)
 static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
 {
 	uint64_t need[ST_STORE_PATHS_MAX];
-	struct st_aio_queue *q = NULL;
-	struct st_store_runner run;
+	struct st_dir_io io = { 0 };
 	int rc;
 
 	for (unsigned p = 0; p < s->n_files; p++) {
@@ -479,10 +518,10 @@ static int fill_new(struct st_store *s, const struct st_store_cfg *cfg)
 			rc = st_place_set_direct(f);
 	}
 	if (!rc)
-		rc = st_dir_queue(&q, &run);
+		rc = st_dir_io_open(&io);
 	if (!rc)
-		rc = st_store_format(s, 0, NULL, 0, &run);
-	st_aio_close(q);
+		rc = st_store_format(s, 0, NULL, 0, &io.run);
+	rc = st_dir_io_close(&io, s, rc);
 	for (unsigned p = 0; !rc && p < s->n_files; p++)
 		rc = st_dir_sync(&s->files[p]);
 	return rc;
@@ -553,7 +592,8 @@ static int open_data(struct st_store_file *f, enum st_dir_mode mode, char *in_us
 	/* O_NONBLOCK: a pipe planted here must not hang the run. It does nothing to a file. */
 	f->fd = openat(f->dir_fd, ST_DIR_DATA, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (f->fd < 0)
-		return st_fail(-errno, "%s: open", f->path);
+		return errno == EROFS ? st_dir_fail_read_only(f->path)
+				      : st_fail(-errno, "%s: open", f->path);
 	rc = st_dir_check_ours(f->fd, f->path, false);
 	if (!rc && fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK))
 		rc = st_fail(-errno, "%s: open", f->path);
@@ -766,19 +806,16 @@ static int lay_out(struct st_store **out, const struct st_store_cfg *cfg,
 
 static int recover(struct st_store *s)
 {
-	struct st_store_runner run;
-	struct st_aio_queue *q;
-	int rc = st_dir_queue(&q, &run);
+	struct st_dir_io io;
+	int rc = st_dir_io_open(&io);
 
 	if (rc)
 		return rc;
-	rc = st_store_recover(s, &run);
-	st_aio_close(q);
-	return rc;
+	return st_dir_io_close(&io, s, st_store_recover(s, &io.run));
 }
 
 /*
- * A resumed run's state stays on the paths of its beginning, whatever the configuration names now.
+ * A resumed run's state stays where it is found, whatever the configuration names now.
  * @param parents  in [n], where the store's directories are
  */
 static void say_where(const struct st_store_cfg *cfg, char *const *parents, unsigned n)
@@ -801,7 +838,9 @@ static void say_where(const struct st_store_cfg *cfg, char *const *parents, unsi
 	}
 	if (is_elsewhere)
 		st_log(ST_LOG_WARN,
-		       "the state stays where this run began: %s; another place needs a new run",
+		       "the state stays where it is: %s; to have it elsewhere, stop the run and "
+		       "move "
+		       "its directory there",
 		       text);
 }
 
@@ -862,10 +901,26 @@ int st_store_open_readonly(struct st_store **out, const char *run_json)
 	return st_dir_open_store(out, NULL, run_json, ST_DIR_READ);
 }
 
+/* What a drive that hangs still uses: reachable, so that nobody takes it for a forgotten leak. */
+static struct st_store *lost;
+static pthread_mutex_t lost_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lose(struct st_store *s)
+{
+	pthread_mutex_lock(&lost_lock);
+	s->next_lost = lost;
+	lost = s;
+	pthread_mutex_unlock(&lost_lock);
+}
+
 void st_store_close(struct st_store *s, bool remove)
 {
 	if (!s)
 		return;
+	if (s->is_lost) {
+		lose(s);
+		return;
+	}
 	for (unsigned p = 0; p < s->n_files; p++) {
 		int rc = remove ? st_dir_remove(&s->files[p]) : 0;
 

@@ -43,6 +43,9 @@ bool st_dir_is_our_name(const char *name);
 
 /* ---- dir.c: one path's directory and file */
 
+/** st_dir_fail_read_only() - STRATA_E_INPUT: `path` lies on a file system that takes no writes. */
+int st_dir_fail_read_only(const char *path);
+
 /** st_dir_open_parent() - a directory of the user's choice (it may be a link): descriptor or <0. */
 ST_MUST_CHECK int st_dir_open_parent(const char *path);
 
@@ -76,8 +79,21 @@ ST_MUST_CHECK int st_dir_read_super(const struct st_store_file *f, const uint8_t
 ST_MUST_CHECK int st_dir_open_store(struct st_store **out, const struct st_store_cfg *cfg,
 				    const char *run_json, enum st_dir_mode mode);
 
-/** st_dir_queue() - a queue for a few large transfers, and the runner over it. */
-ST_MUST_CHECK int st_dir_queue(struct st_aio_queue **q, struct st_store_runner *run);
+/* A queue for a few large transfers, and the runner over it: between open and close it stays where
+ * it is. */
+struct st_dir_io {
+	struct st_aio_queue *q; /* NULL once it has failed */
+	struct st_store_runner run;
+	struct st_error failed;
+};
+ST_MUST_CHECK int st_dir_io_open(struct st_dir_io *io);
+/**
+ * st_dir_io_close() - also of one that was never opened ({0}).
+ * @param s     in, a store whose files and memory its requests named, or NULL: lost where the queue
+ *              lost it (st_store_close())
+ * @return rc; or, if that is 0, the failure of closing
+ */
+ST_MUST_CHECK int st_dir_io_close(struct st_dir_io *io, struct st_store *s, int rc);
 
 /* ---- place.c: what the file system offers */
 

@@ -172,8 +172,7 @@ static int name_copy(const struct st_store *s, char *run_json, size_t run_json_b
 int st_store_keep(struct st_store *s, char *run_json, size_t run_json_bytes)
 {
 	struct keep k = { .from = s };
-	struct st_aio_queue *q = NULL;
-	struct st_store_runner run;
+	struct st_dir_io io;
 	struct st_error e;
 	int rc;
 
@@ -181,18 +180,19 @@ int st_store_keep(struct st_store *s, char *run_json, size_t run_json_bytes)
 		return st_fail(-EINVAL,
 			       "store: a copy needs a generation that is committed, and no commit "
 			       "going on.");
-	rc = st_dir_queue(&q, &run);
+	rc = st_dir_io_open(&io);
 	if (rc)
 		return rc;
-	k.run = &run;
-	rc = st_store_tables_read(&k.tables, s, &run);
+	k.run = &io.run;
+	rc = st_store_tables_read(&k.tables, s, &io.run);
 	if (!rc)
 		rc = fill_copy(&k);
 	if (!rc && run_json)
 		rc = name_copy(k.to, run_json, run_json_bytes);
+	rc = st_dir_io_close(&io, k.to, rc);
+	s->is_lost |= io.run.has_lost;
 	st_error_take(&e, rc);
-	st_aio_close(q);
-	st_store_tables_free(&k.tables);
+	st_store_tables_free(&k.tables, &io.run);
 	st_store_close(k.to, rc != 0);
 	return rc ? st_error_raise(&e) : 0;
 }
@@ -229,7 +229,7 @@ static int restore_batch(void *user, const struct st_store_item *items, unsigned
 	return rc;
 }
 
-static int restore(struct keep *k, struct st_aio_queue *q)
+static int restore(struct keep *k, const struct st_dir_io *io)
 {
 	const struct st_store_root *root = k->from->root;
 	int rc = check_same(k->to, k->from);
@@ -240,7 +240,7 @@ static int restore(struct keep *k, struct st_aio_queue *q)
 		return rc;
 	rc = st_store_walk(k->from, k->tables.of, k->run, restore_batch, k);
 	if (!rc)
-		rc = st_store_commit(k->to, q, root->snapshot, root->snapshot_bytes);
+		rc = st_store_commit(k->to, io->q, root->snapshot, root->snapshot_bytes);
 	/* Part of it may be written: only opening it again shows what is durable. */
 	if (rc && !k->to->failed.rc)
 		st_error_take(&k->to->failed, rc);
@@ -250,8 +250,7 @@ static int restore(struct keep *k, struct st_aio_queue *q)
 int st_store_restore(struct st_store *s, const char *run_json)
 {
 	struct keep k = { .to = s };
-	struct st_aio_queue *q = NULL;
-	struct st_store_runner run;
+	struct st_dir_io io = { 0 };
 	struct st_error e;
 	bool is_changed = s->n_pending > 0;
 	int rc;
@@ -266,13 +265,15 @@ int st_store_restore(struct st_store *s, const char *run_json)
 		rc = st_fail(STRATA_E_BUSY, "%s is in use by %s.", k.from->files[0].path,
 			     k.from->in_use);
 	if (!rc)
-		rc = st_dir_queue(&q, &run);
-	k.run = &run;
+		rc = st_dir_io_open(&io);
+	k.run = &io.run;
 	if (!rc)
-		rc = restore(&k, q);
+		rc = restore(&k, &io);
+	rc = st_dir_io_close(&io, s, rc);
+	if (k.from)
+		k.from->is_lost |= io.run.has_lost;
 	st_error_take(&e, rc);
-	st_aio_close(q);
-	st_store_tables_free(&k.tables);
+	st_store_tables_free(&k.tables, &io.run);
 	st_store_close(k.from, false);
 	return rc ? st_error_raise(&e) : 0;
 }

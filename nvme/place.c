@@ -195,6 +195,8 @@ int st_place_check_space(const struct st_store *s, const uint64_t *need_bytes)
 
 		if (fstat(s->files[p].parent_fd, &st) || fstatvfs(s->files[p].parent_fd, &vfs))
 			return st_fail(-errno, "%s: free space", s->files[p].path);
+		if (vfs.f_flag & ST_RDONLY)
+			return st_dir_fail_read_only(s->files[p].path);
 		for (unsigned k = 0; k < s->n_files; k++)
 			if (!fstat(s->files[k].parent_fd, &other) && other.st_dev == st.st_dev)
 				need += need_bytes[k];

@@ -178,8 +178,8 @@ int st_store_format(struct st_store *s, uint64_t generation, const void *snapsho
 	}
 	if (!rc)
 		rc = write_roots(s, false, run);
-	free(names);
-	free(supers);
+	st_store_release(run, names);
+	st_store_release(run, supers);
 	return rc;
 }
 
@@ -570,7 +570,7 @@ static int repair_names(const struct st_store *s, const struct st_store_runner *
 		rc = st_store_run(run, &req, 1);
 		rc = rc ? rc : 1;
 	}
-	free(names);
+	st_store_release(run, names);
 	return rc < 0 ? rc : 0;
 }
 
@@ -640,7 +640,7 @@ static int verify_names(const struct st_store *s, const struct st_store_verify_c
 				     s->names_bytes, cfg);
 			(*n_bad)++;
 		}
-	free(names);
+	st_store_release(run, names);
 	return rc < 0 ? rc : 0;
 }
 
@@ -657,7 +657,7 @@ int st_store_verify_blocks(const struct st_store *s, const struct st_store_verif
 		*n_bad = verify_found(s, found, (struct st_store_super *)&found[s->n_files], cfg);
 		rc = verify_names(s, cfg, n_bad, run);
 	}
-	free(found);
+	st_store_release(run, found);
 	return rc;
 }
 
@@ -689,6 +689,6 @@ int st_store_recover(struct st_store *s, const struct st_store_runner *run)
 	if (!rc && !s->skips_root_rewrite && !is_newest)
 		rc = write_roots(s, true, run);
 out:
-	free(found);
+	st_store_release(run, found);
 	return rc;
 }

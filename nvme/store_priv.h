@@ -27,6 +27,8 @@
 #ifndef NVME_STORE_PRIV_H
 #define NVME_STORE_PRIV_H
 
+#include <stdlib.h>
+
 #include "nvme/store.h"
 
 #define ST_STORE_VERSION    2u
@@ -148,6 +150,8 @@ struct st_store {
 	struct st_store_root_info *found; /* opened for reading: the roots, newest first */
 	unsigned n_found;
 	struct st_error failed; /* rc < 0: nothing may be written any more */
+	bool is_lost;           /* a drive that hangs has its memory and files: never freed */
+	struct st_store *next_lost;
 };
 
 /** st_store_run_fn - run n independent requests to their end; 0 or the first failure. */
@@ -156,11 +160,20 @@ typedef int st_store_run_fn(void *user, struct st_aio_req *reqs, unsigned n);
 struct st_store_runner {
 	st_store_run_fn *run;
 	void *user;
+	bool has_lost; /* buffers to a drive that hangs: nothing that was read into or written
+			* from may be freed any more */
 };
 
 static inline int st_store_run(const struct st_store_runner *r, struct st_aio_req *reqs, unsigned n)
 {
 	return n ? r->run(r->user, reqs, n) : 0;
+}
+
+/** st_store_release() - free what requests of r used. */
+static inline void st_store_release(const struct st_store_runner *r, void *mem)
+{
+	if (!r->has_lost)
+		free(mem);
 }
 
 /** st_store_request() - a request on the file of path p. */
@@ -233,7 +246,7 @@ struct st_store_tables { /* of the durable generation, as they lie on disk: [pat
 };
 ST_MUST_CHECK int st_store_tables_read(struct st_store_tables *t, const struct st_store *s,
 				       const struct st_store_runner *run);
-void st_store_tables_free(struct st_store_tables *t);
+void st_store_tables_free(struct st_store_tables *t, const struct st_store_runner *run);
 
 struct st_store_item { /* a live extent that was read */
 	uint32_t e;

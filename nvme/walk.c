@@ -35,10 +35,10 @@ static const struct st_store_entry *live(const struct walk *w, uint32_t e)
 
 /* ---- tables --------------------------------------------------------------------------------- */
 
-void st_store_tables_free(struct st_store_tables *t)
+void st_store_tables_free(struct st_store_tables *t, const struct st_store_runner *run)
 {
 	for (unsigned p = 0; p < ST_STORE_PATHS_MAX; p++)
-		free(t->of[p]);
+		st_store_release(run, t->of[p]);
 	memset(t, 0, sizeof(*t));
 }
 
@@ -75,7 +75,7 @@ int st_store_tables_read(struct st_store_tables *t, const struct st_store *s,
 	if (!rc)
 		return 0;
 fail:
-	st_store_tables_free(t);
+	st_store_tables_free(t, run);
 	return rc;
 }
 
@@ -166,7 +166,7 @@ int st_store_walk(const struct st_store *s, struct st_store_entry *const *tables
 	rc = w->mem ? walk_all(w, batch, user)
 		    : st_fail(-ENOMEM, "store: %llu bytes to read extents into",
 			      (unsigned long long)w->room);
-	free(w->mem);
+	st_store_release(run, w->mem);
 	free(w);
 	return rc;
 }
@@ -259,16 +259,16 @@ int st_store_verify(struct st_store *s, const struct st_store_verify_cfg *cfg,
 		return st_fail(STRATA_E_BUSY,
 			       "%s is in use by %s, which changes it: let it end first.",
 			       s->files[0].path, s->in_use);
-	run = (struct st_store_runner){ run_queue, cfg->queue };
+	run = (struct st_store_runner){ .run = run_queue, .user = cfg->queue };
 	rc = st_store_tables_read(&tables, s, &run);
 	if (!rc)
 		rc = st_store_verify_blocks(s, cfg, &n_blocks, &run);
 	if (rc) {
-		st_store_tables_free(&tables);
+		st_store_tables_free(&tables, &run);
 		return rc;
 	}
 	rc = st_store_verify_tables(s, tables.of, &run, cfg, &seen);
-	st_store_tables_free(&tables);
+	st_store_tables_free(&tables, &run);
 	seen.n_bad_blocks = n_blocks;
 	if (out)
 		*out = seen;

@@ -243,7 +243,7 @@ static bool simulate(uint64_t seed, uint32_t n_extents, bool skips_rewrite, bool
 	m->disk.state = seed;
 	m->disk.is_lying = is_lying;
 	m->disk.budget = -1;
-	m->run = (struct st_store_runner){ fake_run, &m->disk };
+	m->run = (struct st_store_runner){ .run = fake_run, .user = &m->disk };
 	m->skips_rewrite = skips_rewrite;
 	m->commit_every = seed % 4 ? 1 : 3;
 	m->verifies = seed % 3 == 0;
@@ -321,7 +321,7 @@ static bool simulate_format(uint64_t seed, unsigned *n_whole)
 	m->n_extents = N_FEW;
 	m->disk.state = seed;
 	m->disk.budget = (long)fake_draw(&m->disk, 25);
-	m->run = (struct st_store_runner){ fake_run, &m->disk };
+	m->run = (struct st_store_runner){ .run = fake_run, .user = &m->disk };
 	m->weights[0] = m->weights[1] = m->commit_every = 1;
 	memcpy(m->id, &seed, sizeof(seed));
 	layout(m);
