@@ -39,6 +39,7 @@ struct st_data {
 	uint64_t n_train, n_val;
 	uint64_t val_first; /* window of the validation file */
 	unsigned char *buf; /* [(seq + 1) * widest] */
+	bool blames_val;    /* what failed is val's fault */
 };
 
 /* --- opening: size and header ------------------------------------------------------------- */
@@ -232,8 +233,10 @@ static int check_content(struct st_data *d)
 		     : st_fail(STRATA_E_IO, "the hash of the data failed");
 	if (rc == 0)
 		rc = check_file(&d->train, d->vocab, buf, hash);
-	if (rc == 0 && d->val.fd >= 0)
+	if (rc == 0 && d->val.fd >= 0) {
 		rc = check_file(&d->val, d->vocab, buf, hash);
+		d->blames_val = rc < 0;
+	}
 	if (rc == 0)
 		d->fingerprint = XXH3_64bits_digest(hash);
 out:
@@ -272,6 +275,7 @@ static int cut_windows(struct st_data *d, double held_out)
 			return too_short(&d->train, d->seq, 1, "one training window");
 		d->n_train = n;
 		d->n_val = windows_of(&d->val, d->seq);
+		d->blames_val = !d->n_val;
 		return d->n_val ? 0 : too_short(&d->val, d->seq, 1, "one validation window");
 	}
 	if (n < 2)
@@ -428,8 +432,10 @@ int st_data_open(struct st_data **out, const struct st_data_cfg *cfg)
 	d->vocab = cfg->vocab;
 	d->seed = cfg->seed;
 	rc = open_file(&d->train, cfg->train, is_bytes);
-	if (rc == 0 && cfg->val)
+	if (rc == 0 && cfg->val) {
 		rc = open_file(&d->val, cfg->val, is_bytes);
+		d->blames_val = rc < 0;
+	}
 	if (rc == 0)
 		rc = cut_windows(d, cfg->held_out);
 	if (rc == 0)
@@ -446,6 +452,8 @@ int st_data_open(struct st_data **out, const struct st_data_cfg *cfg)
 	return 0;
 
 fail:
+	if (cfg->blames_val)
+		*cfg->blames_val = d->blames_val;
 	st_data_close(d);
 	return rc;
 }

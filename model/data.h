@@ -34,6 +34,7 @@ struct st_data_cfg {
 			       nanoGPT raw uint16 */
 	size_t seq, vocab;  /* seq >= 1; vocab 1 .. 2^31 - 1, for "bytes" at least 256 */
 	uint64_t seed;
+	bool *blames_val; /* out, or NULL: what failed is val's fault, not train's */
 };
 
 #define ST_DATA_HELD_OUT_DEFAULT 0.05

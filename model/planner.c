@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/machine.h"
@@ -36,7 +37,7 @@ struct strata_plan {
 	struct st_rank *rank; /* of a machine with other devices, or of a model too large to plan
 			       * by tiles; else NULL, and setup.plan says it */
 	bool fits, has_time;
-	char message[512];
+	char message[512], measured[64];
 	struct strata_tier tiers[TIER_N];
 	struct strata_plan_part parts[PARTS_MAX];
 	size_t n_parts;
@@ -116,8 +117,14 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 	cache_key(p, key, sizeof(key));
 	if (p->how.measure == STRATA_MEASURE_CACHED && path &&
 	    st_hardware_recall(&p->hw, path, key)) {
-		free(path);
-		return 0;
+		const char *why = st_hardware_doubt(&p->hw, (double)time(NULL));
+
+		if (!why) {
+			free(path);
+			return 0;
+		}
+		snprintf(line, sizeof(line), "what was measured before is not used: %s", why);
+		say(opt, STRATA_LOG_INFO, line);
 	}
 	if (p->how.measure == STRATA_MEASURE_KEPT) {
 		bool is_kept = path && st_hardware_recall(&p->hw, path, key);
@@ -132,6 +139,14 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 	if (rc) {
 		free(path);
 		return rc;
+	}
+	if (st_hardware_doubt(&p->hw, (double)time(NULL))) {
+		snprintf(
+			line, sizeof(line),
+			"other tasks ran beside the measurement (load %.1f a processor): rates may "
+			"be too low, and the next plan measures again",
+			p->hw.busy);
+		say(opt, STRATA_LOG_WARN, line);
 	}
 	if (!path || st_hardware_keep(&p->hw, path, key)) {
 		snprintf(line, sizeof(line), "what was measured is not kept: %s",
@@ -526,6 +541,8 @@ static int predict(struct strata_plan *p)
 		.limiting_lane = st_lane_name(out.limiting),
 		.hardware = p->hw.name,
 		.source = p->hw.source,
+		.measured = st_hardware_when(&p->hw, p->measured),
+		.nominal = p->hw.nominal,
 		.ranks = p->how.hardware ? st_hardware_ranks(&p->hw) : 1,
 		.is_coarse = p->rank != NULL,
 	};

@@ -743,6 +743,12 @@ static void put_comparison(struct page *p)
 	if (t) {
 		fputs("<p>Planned times: rates of ", p->f);
 		st_html_text(p->f, t->hardware);
+		if (*t->measured)
+			fprintf(p->f, ", %s", t->measured);
+		if (*t->nominal) {
+			fputs("; the drives' are nominal: ", p->f);
+			st_html_text(p->f, t->nominal);
+		}
 		fputs(".</p>", p->f);
 	} else {
 		fputs("<p>No times are planned: this machine's rates are not known for this run's "

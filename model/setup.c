@@ -58,18 +58,17 @@ static int resolve_model(struct st_setup *s)
 
 	if (c->model.init_from) {
 		if (access(c->model.init_from, F_OK))
-			return st_fail(
-				STRATA_E_CONFIG,
-				"strata.model.init_from: no directory \"%s\" is there; it holds "
-				"model.safetensors and config.json, and nothing is downloaded",
+			return st_config_fail(
+				c, STRATA_E_CONFIG, "strata.model.init_from",
+				"no directory \"%.160s\" is there; it holds model.safetensors and "
+				"config.json, and nothing is downloaded",
 				c->model.init_from);
 		return st_hf_config_read(c->model.init_from, &s->gpt2);
 	}
 	if (c->model.name) {
 		if (!st_gpt2_by_name(c->model.name, &s->gpt2))
-			return st_fail(STRATA_E_CONFIG,
-				       "strata.model: \"%s\" is no model known here",
-				       c->model.name);
+			return st_config_fail(c, STRATA_E_CONFIG, "strata.model.name",
+					      "\"%s\" is no model known here", c->model.name);
 		return 0;
 	}
 	s->gpt2 = (struct st_gpt2_cfg){
@@ -97,19 +96,23 @@ static int open_model(struct st_setup *s)
 	int rc;
 
 	if (seq > s->gpt2.n_positions)
-		return st_fail(STRATA_E_CONFIG,
-			       "strata.data.seq_len is %zu, but the model has %zu positions;"
-			       " lower it",
-			       seq, s->gpt2.n_positions);
+		return st_config_fail(c, STRATA_E_CONFIG, "strata.data.seq_len",
+				      "is %zu, but the model has %zu positions; lower it", seq,
+				      s->gpt2.n_positions);
 	rc = st_device_open(&s->device, &dev);
-	return rc ? rc
-		  : st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
+	if (rc)
+		return rc;
+	/* "All" is a number now: the state is tied to it, so a resume has to see it. */
+	s->cfg->threads = st_device_caps(s->device)->threads;
+	return st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
 }
 
 static int open_data(struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
+	bool blames_val = false;
 	const struct st_data_cfg data = {
+		.blames_val = &blames_val,
 		.train = c->data.train,
 		.val = c->data.val,
 		.held_out = c->data.held_out,
@@ -124,6 +127,9 @@ static int open_data(struct st_setup *s)
 	if (!c->data.train)
 		return 0;
 	rc = st_data_open(&s->data, &data);
+	if (rc == STRATA_E_INPUT)
+		return st_config_fail(c, rc, blames_val ? "strata.data.val" : "strata.data.train",
+				      "%.380s", strata_last_error());
 	if (rc)
 		return rc;
 	windows = st_data_val_windows(s->data);
@@ -266,6 +272,7 @@ static void fill_info(struct st_setup *s)
 		.uses_nvme = c->nvme_paths.n > 0,
 		.device = st_device_caps(s->device)->name,
 		.output = c->output,
+		.scales_loss = c->fp16.enabled,
 	};
 }
 

@@ -152,7 +152,7 @@ static int cannot_resume(const struct strata_trainer *t, const char *dir)
 /* The last run ended between its result and the end of its removal. */
 static int finish_removal(struct strata_trainer *t, const char *dir)
 {
-	char path[4096];
+	char path[4096], *now = NULL;
 	int rc = st_output_path(path, sizeof(path), dir, ST_OUTPUT_REMOVED);
 
 	if (rc || access(path, F_OK))
@@ -162,8 +162,12 @@ static int finish_removal(struct strata_trainer *t, const char *dir)
 		st_outfile_sweep(dir);
 	if (!rc)
 		rc = st_output_read_run(dir, ST_OUTPUT_REMOVED, t->run_json);
+	if (!rc &&
+	    st_engine_find_store(t->run_json, t->setup.store_paths, t->setup.n_store_paths, &now))
+		now = NULL; /* a part is gone already: the others are where they were */
 	if (!rc)
-		rc = st_engine_remove_store(t->run_json);
+		rc = st_engine_remove_store(now ? now : t->run_json);
+	free(now);
 	return rc ? rc : st_output_forget(dir);
 }
 
@@ -303,6 +307,8 @@ static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
 	put_number(t->log, "clip_factor", m->clip_factor);
 	put_number(t->log, "lr", m->lr);
 	put_number(t->log, "tokens_per_s", m->tokens_per_s);
+	put_number(t->log, "loss_scale", m->loss_scale);
+	fprintf(t->log, ",\"skipped\":%s", m->skipped ? "true" : "false");
 	fprintf(t->log,
 		",\"step_ns\":%lld,\"compute_wait_ns\":%lld,\"nvme_read_bytes\":%llu,"
 		"\"nvme_write_bytes\":%llu,\"durable_step\":%llu",
@@ -328,7 +334,8 @@ static int log_done(struct strata_trainer *t, const struct strata_result *r)
 {
 	fprintf(t->log, "{\"event\":\"done\",\"steps\":%llu", (unsigned long long)r->steps);
 	put_number(t->log, "val_loss", r->val_loss);
-	fprintf(t->log, ",\"peak_rss_bytes\":%llu}\n", (unsigned long long)r->peak_rss_bytes);
+	fprintf(t->log, ",\"skipped_steps\":%llu,\"peak_rss_bytes\":%llu}\n",
+		(unsigned long long)r->skipped_steps, (unsigned long long)r->peak_rss_bytes);
 	return flush_log(t);
 }
 
@@ -484,11 +491,63 @@ static void forward_log(void *user, enum st_log_level level, const char *line)
 	t->log_fn(t->log_user, (enum strata_log_level)level, line);
 }
 
+/* ---- going on ------------------------------------------------------------------------------ */
+
+/* The state's drive may be mounted elsewhere now: run_json then says where. */
+static int find_store(struct strata_trainer *t, bool *has_moved)
+{
+	char *now = NULL;
+	int rc = st_engine_find_store(t->run_json, t->setup.store_paths, t->setup.n_store_paths,
+				      &now);
+
+	*has_moved = !rc && now;
+	if (*has_moved && strlen(now) >= ST_RUN_JSON_BYTES)
+		rc = st_fail(STRATA_E_INPUT, "run.json: the paths are too long");
+	if (*has_moved && !rc) {
+		memcpy(t->run_json, now, strlen(now) + 1);
+		st_log(ST_LOG_INFO, "the run's state has moved: it is found, and goes on, in %s%s",
+		       t->setup.store_paths[0], t->setup.n_store_paths > 1 ? ", ..." : "");
+	}
+	free(now);
+	return rc;
+}
+
+/* The state is of another numeric plan: which keys differ from those that it was trained with? */
+static int explain_stale(const struct strata_trainer *t)
+{
+	const char *dir = t->setup.cfg->output;
+	char path[4096], keys[360];
+	struct st_config *was = NULL;
+	struct st_error e;
+	size_t n;
+	int rc;
+
+	st_error_take(&e, STRATA_E_STALE);
+	rc = st_output_path(path, sizeof(path), dir, "strata.json");
+	if (!rc)
+		rc = st_config_load(&was, path, NULL, 0);
+	if (rc) /* nothing to compare with */
+		return st_error_raise(&e);
+	n = st_config_differences(was, t->setup.cfg, keys, sizeof(keys));
+	st_config_destroy(was);
+	if (!n)
+		return st_fail(
+			STRATA_E_STALE,
+			"%.300s. No key differs from %.80s: the text itself, the processor's "
+			"instruction set or a library does",
+			e.text, path);
+	return st_fail(STRATA_E_STALE,
+		       "output %.60s cannot go on with other values: %s; restore them, or start "
+		       "anew with another --output",
+		       dir, keys);
+}
+
 static int begin(struct strata_trainer *t, const struct strata_options *opt)
 {
 	struct st_snapshot snap;
 	size_t n_notes;
 	const char *const *notes = st_config_notes(t->setup.cfg, &n_notes);
+	bool has_moved = false;
 	int rc;
 
 	for (size_t i = 0; i < n_notes; i++)
@@ -500,10 +559,16 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 		rc = st_trace_open(&t->trace, opt->trace, "strata train");
 	if (!rc && opt->resume)
 		rc = st_output_read_run(t->setup.cfg->output, ST_OUTPUT_RUN, t->run_json);
+	if (!rc && opt->resume)
+		rc = find_store(t, &has_moved);
 	if (!rc)
 		rc = open_init(t);
 	if (!rc)
 		rc = start_engine(t, opt->resume);
+	if (rc == STRATA_E_STALE && opt->resume)
+		rc = explain_stale(t);
+	if (!rc && has_moved) /* it opened there, so it is the one */
+		rc = write_run_json(t);
 	if (rc)
 		return rc;
 	if (st_engine_resumed(t->engine, &snap)) {
@@ -682,10 +747,95 @@ static void take_lanes(struct strata_metrics *m, const struct st_step_out *out)
 	m->nvme_loaded_bytes_per_s = l->loaded_bytes_per_s;
 }
 
+/* ---- evaluation, and what cuts it short ---------------------------------------------------- */
+
+/* What a stop that was asked for after `begun` cuts short: a caller that stops, and then evaluates
+ * or finishes, wants just that. */
+struct begun {
+	struct strata_trainer *t;
+	bool was_stopped;
+	st_emit_fn *emit; /* of an export */
+	void *emit_user;
+	uint64_t done, total;
+};
+
+static struct begun begin_call(struct strata_trainer *t)
+{
+	return (struct begun){ .t = t, .was_stopped = strata_trainer_stopped(t) };
+}
+
+/* So much is done. @return 0, or STRATA_E_CANCELLED */
+static int go_on(const struct begun *b, const char *what, uint64_t done, uint64_t total)
+{
+	const struct strata_options *opt = &b->t->opt;
+
+	if (opt->progress)
+		opt->progress(opt->progress_user, what, done, total);
+	return !b->was_stopped && strata_trainer_stopped(b->t)
+		       ? st_fail(STRATA_E_CANCELLED, "%s: stopped.", what)
+		       : 0;
+}
+
+static int evaluate(const struct begun *b, double *loss)
+{
+	struct strata_trainer *t = b->t;
+	const struct st_setup *s = &t->setup;
+	size_t per_run = s->n_eval_mb * s->cfg->micro_batch;
+	double sum = 0;
+
+	if (!s->data)
+		return st_fail(STRATA_E_INPUT, "there is no validation data");
+	for (unsigned r = 0; r < s->n_eval_runs; r++) {
+		int rc = go_on(b, "evaluating", r * per_run, s->n_eval_runs * per_run);
+		double mean;
+
+		/* Fewer windows than a micro-batch holds: they are taken again. */
+		for (size_t i = 0; !rc && i < per_run; i++)
+			rc = st_data_val(s->data, (r * per_run + i) % st_data_val_windows(s->data),
+					 1, t->tokens + i * s->model->seq,
+					 t->targets + i * s->model->seq);
+		if (!rc)
+			rc = st_engine_eval(t->engine, t->tokens, t->targets, &mean);
+		if (rc)
+			return rc;
+		sum += mean;
+	}
+	*loss = sum / s->n_eval_runs;
+	st_engine_rebase(t->engine);
+	return go_on(b, "evaluating", s->n_eval_runs * per_run, s->n_eval_runs * per_run);
+}
+
+int strata_trainer_eval(struct strata_trainer *t, double *loss)
+{
+	const struct begun b = begin_call(t);
+
+	return evaluate(&b, loss);
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
+
+/* The one that strata.eval_every asks for. What a signal cut short is no part of the step. */
+static int eval_if_due(const struct begun *b, struct strata_metrics *m)
+{
+	struct strata_trainer *t = b->t;
+	const struct st_config *c = t->setup.cfg;
+	int rc;
+
+	if (!c->eval_every || !t->setup.data || t->step % c->eval_every != 0 || t->step >= c->steps)
+		return 0;
+	rc = evaluate(b, &m->val_loss);
+	if (rc == STRATA_E_CANCELLED) {
+		m->val_loss = NAN;
+		return 0;
+	}
+	return rc ? rc : log_eval(t, m);
+}
+
 int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const int32_t *targets,
 			struct strata_metrics *m)
 {
 	const struct st_config *c = t->setup.cfg;
+	const struct begun begun = begin_call(t);
 	double beta1 = -1, beta2 = -1;
 	struct st_step_out out;
 	struct st_step_in in;
@@ -738,41 +888,7 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 	take_lanes(m, &out);
 	/* Logged first: the evaluation commits the step, and may not live to see its end. */
 	rc = log_step(t, m);
-	if (!rc && c->eval_every && t->setup.data && t->step % c->eval_every == 0 &&
-	    t->step < c->steps) {
-		rc = strata_trainer_eval(t, &m->val_loss);
-		if (!rc)
-			rc = log_eval(t, m);
-	}
-	return rc;
-}
-
-int strata_trainer_eval(struct strata_trainer *t, double *loss)
-{
-	const struct st_setup *s = &t->setup;
-	size_t per_run = s->n_eval_mb * s->cfg->micro_batch;
-	double sum = 0;
-
-	if (!s->data)
-		return st_fail(STRATA_E_INPUT, "there is no validation data");
-	for (unsigned r = 0; r < s->n_eval_runs; r++) {
-		double mean;
-		int rc = 0;
-
-		/* Fewer windows than a micro-batch holds: they are taken again. */
-		for (size_t i = 0; !rc && i < per_run; i++)
-			rc = st_data_val(s->data, (r * per_run + i) % st_data_val_windows(s->data),
-					 1, t->tokens + i * s->model->seq,
-					 t->targets + i * s->model->seq);
-		if (!rc)
-			rc = st_engine_eval(t->engine, t->tokens, t->targets, &mean);
-		if (rc)
-			return rc;
-		sum += mean;
-	}
-	*loss = sum / s->n_eval_runs;
-	st_engine_rebase(t->engine);
-	return 0;
+	return rc ? rc : eval_if_due(&begun, m);
 }
 
 int strata_trainer_save(struct strata_trainer *t)
@@ -785,11 +901,25 @@ int strata_trainer_save(struct strata_trainer *t)
 
 /* ---- result -------------------------------------------------------------------------------- */
 
+static int emit_part(void *user, const struct st_tensor_desc *d, size_t first, size_t n,
+		     const float *master, void *const moments[STRATA_ARRAY_N],
+		     const size_t bytes[STRATA_ARRAY_N])
+{
+	struct begun *b = user;
+	int rc = go_on(b, "writing the model", b->done, b->total);
+
+	b->done += n;
+	return rc ? rc : b->emit(b->emit_user, d, first, n, master, moments, bytes);
+}
+
 static int export_state(void *user, st_emit_fn *emit, void *emit_user)
 {
-	const struct strata_trainer *t = user;
+	struct begun *b = user;
 
-	return st_engine_export(t->engine, emit, emit_user);
+	b->emit = emit;
+	b->emit_user = emit_user;
+	b->total = b->t->setup.model->n_params;
+	return st_engine_export(b->t->engine, emit_part, b);
 }
 
 /* From the first call on, whatever ends the process, the run is complete and only this is left. */
@@ -808,16 +938,18 @@ int strata_trainer_finish(struct strata_trainer *t, struct strata_result *result
 {
 	struct strata_result r = { .val_loss = NAN,
 				   .nvme_bytes_per_param_step = NAN,
-				   .steps = t->step };
+				   .steps = t->step,
+				   .skipped_steps = t->step - t->updates };
+	struct begun begun = begin_call(t);
 	struct rusage usage;
 	uint64_t hash = 0;
 	int rc = st_engine_save(t->engine);
 
 	if (!rc && t->setup.data)
-		rc = strata_trainer_eval(t, &r.val_loss);
+		rc = evaluate(&begun, &r.val_loss);
 	if (!rc)
 		rc = st_output_write_model(t->setup.cfg->output, t->setup.model, &t->setup.gpt2,
-					   t->setup.cfg->save_dtype, export_state, t);
+					   t->setup.cfg->save_dtype, export_state, &begun);
 	if (!rc)
 		rc = st_engine_state_hash(t->engine, &hash);
 	if (rc)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -495,7 +496,8 @@ static int measure_drives(struct measure *m)
 			fill(d->buf, DEPTH_MAX * IO_BYTES, ST_F32);
 			rc = measure_files(d, m);
 		}
-		st_aio_close(d->queue);
+		if (st_aio_close(d->queue)) /* a drive that hangs still uses files and buffers */
+			return rc ? rc : st_fail(-EBUSY, "%s: hangs", c->paths[0]);
 		free(d->buf);
 	}
 	for (size_t i = 0; d && i < d->n; i++)
@@ -506,6 +508,17 @@ static int measure_drives(struct measure *m)
 
 /* ---- all of it ----------------------------------------------------------------------------- */
 
+/* Now, and what else runs: 1-minute load, which is of the whole machine. */
+static void note_moment(struct st_hardware *hw)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	double load = 0;
+
+	hw->measured_s = (double)time(NULL);
+	if (getloadavg(&load, 1) == 1 && processors > 0)
+		hw->busy = load / (double)processors;
+}
+
 int st_measure(struct st_hardware *out, const struct st_measure_cfg *cfg)
 {
 	struct st_hardware hw;
@@ -513,6 +526,7 @@ int st_measure(struct st_hardware *out, const struct st_measure_cfg *cfg)
 	int rc;
 
 	st_hardware_default(&hw);
+	note_moment(&hw);
 	snprintf(hw.name, sizeof(hw.name), "this machine, measured");
 	snprintf(hw.source, sizeof(hw.source), "products of %s, AdamW, files in %s",
 		 st_dtype_name(cfg->dtype), cfg->n_paths ? cfg->paths[0] : "no directory");
@@ -527,6 +541,7 @@ int st_measure(struct st_hardware *out, const struct st_measure_cfg *cfg)
 		st_log(ST_LOG_WARN, "the drives are not measured, nominal rates are used: %s",
 		       st_last_error());
 		snprintf(hw.name, sizeof(hw.name), "this machine, measured; drives nominal");
+		snprintf(hw.nominal, sizeof(hw.nominal), "%s", st_last_error());
 	}
 	free(m.a);
 	free(m.b);

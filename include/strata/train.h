@@ -57,6 +57,10 @@ struct strata_options {
 	/* A file for a trace of the run (Chrome's trace events, for Perfetto), or NULL. A trace
 	 * that is there is replaced; anything else is refused. */
 	const char *trace;
+	/* How far an evaluation, or the writing of the result, has come: about `done` of `total`.
+	 * From any thread, while a call of the trainer runs. May be NULL. */
+	void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+	void *progress_user;
 };
 #define STRATA_OPTIONS_DEFAULT                                                                     \
 	{                                                                                          \
@@ -75,6 +79,7 @@ struct strata_info { /* constant for a trainer */
 	const char *device;                /* "host (AVX2, 2 threads, ...)" */
 	const char *io;                    /* "io_uring", "threads" */
 	const char *output;
+	bool scales_loss; /* fp16: steps may be skipped */
 };
 
 struct strata_metrics { /* of one step */
@@ -115,6 +120,7 @@ struct strata_result {
 	uint64_t peak_rss_bytes, device_peak_bytes, host_peak_bytes;
 	double nvme_bytes_per_param_step; /* over steps 3 and later of this process; NaN before */
 	uint64_t steps;                   /* reached */
+	uint64_t skipped_steps;           /* of them changed nothing: a gradient overflowed */
 };
 
 /**
@@ -144,8 +150,8 @@ STRATA_API STRATA_MUST_CHECK int strata_trainer_step(struct strata_trainer *t,
 						     const int32_t *tokens, const int32_t *targets,
 						     struct strata_metrics *m);
 
-/** strata_trainer_eval() - mean loss over the configured validation windows. STRATA_E_INPUT: none.
- */
+/** strata_trainer_eval() - mean loss over the configured validation windows. STRATA_E_INPUT: none;
+ *  STRATA_E_CANCELLED: strata_trainer_stop() was called meanwhile; nothing is lost. */
 STRATA_API STRATA_MUST_CHECK int strata_trainer_eval(struct strata_trainer *t, double *loss);
 
 /** strata_trainer_save() - commit the state after the last step; a resume goes on from there. */
@@ -158,6 +164,8 @@ STRATA_API bool strata_trainer_stopped(const struct strata_trainer *t);
 /**
  * strata_trainer_finish() - save, evaluate, write model.safetensors and config.json, fill *result.
  * @param result  out, or NULL
+ * @return 0; STRATA_E_CANCELLED: strata_trainer_stop() was called meanwhile: the state is saved,
+ * the result is not written, a resume does it; a failure
  */
 STRATA_API STRATA_MUST_CHECK int strata_trainer_finish(struct strata_trainer *t,
 						       struct strata_result *result);
@@ -222,6 +230,9 @@ struct strata_plan_time {
 	double forward_s, backward_s, rest_s;
 	const char *limiting_lane;
 	const char *hardware, *source; /* whose rates these are, and where they are from */
+	const char
+		*measured; /* "2026-11-22 09:05 UTC, load 0.4 a processor"; "": not, or not here */
+	const char *nominal; /* why the drives' rates are nominal; "": they are not */
 	double ranks;
 	bool is_coarse; /* units and large chunks stand for storage tiles */
 };
