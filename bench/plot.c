@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/chart.h"
+
 #define WIDTH       800.0
 #define HEIGHT      440.0
 #define LEFT        72.0
@@ -32,31 +34,10 @@ struct frame {
 	double x_first, x_range; /* of a numeric axis */
 };
 
-static void put_text(FILE *f, const char *s)
-{
-	for (; *s; s++)
-		switch (*s) {
-		case '<':
-			fputs("&lt;", f);
-			break;
-		case '>':
-			fputs("&gt;", f);
-			break;
-		case '&':
-			fputs("&amp;", f);
-			break;
-		case '"':
-			fputs("&quot;", f);
-			break;
-		default:
-			fputc((unsigned char)*s < 0x20 ? ' ' : *s, f);
-		}
-}
-
 static void label(FILE *f, double x, double y, const char *class, const char *text)
 {
 	fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">", x, y, class);
-	put_text(f, text);
+	st_html_text(f, text);
 	fputs("</text>\n", f);
 }
 
@@ -126,7 +107,7 @@ static void put_head(FILE *f, const struct st_plot *p)
 		"width=\"%.0f\" "
 		"height=\"%.0f\" role=\"img\">\n<title>",
 		WIDTH, HEIGHT, WIDTH, HEIGHT);
-	put_text(f, p->title);
+	st_html_text(f, p->title);
 	fputs("</title>\n<style>\n"
 	      "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,"
 	      "'DejaVu Sans',sans-serif;font-size:12px;fill:#333}\n"
@@ -182,7 +163,7 @@ static void put_y_axis(const struct frame *g)
 	}
 	fprintf(g->f, "<text transform=\"translate(%.1f %.1f) rotate(-90)\" class=\"m\">",
 		LEFT - 48, (g->top + HEIGHT - BOTTOM) / 2);
-	put_text(g->f, g->p->y_label ? g->p->y_label : "");
+	st_html_text(g->f, g->p->y_label ? g->p->y_label : "");
 	fputs("</text>\n", g->f);
 }
 
@@ -229,14 +210,14 @@ static void put_whisker(const struct frame *g, const struct st_plot_series *v, s
 static void put_tip(const struct frame *g, const struct st_plot_series *v, size_t i)
 {
 	fputs("<title>", g->f);
-	put_text(g->f, v->name);
+	st_html_text(g->f, v->name);
 	fputs(", ", g->f);
 	if (g->p->x)
 		fprintf(g->f, "%g", g->p->x[i]);
 	else
-		put_text(g->f, g->p->x_names[i]);
+		st_html_text(g->f, g->p->x_names[i]);
 	fprintf(g->f, ": %.4g ", v->y[i]);
-	put_text(g->f, g->p->y_label ? g->p->y_label : "");
+	st_html_text(g->f, g->p->y_label ? g->p->y_label : "");
 	fputs("</title>", g->f);
 }
 

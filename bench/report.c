@@ -3,7 +3,7 @@
 #include "bench/report.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,24 +79,31 @@ void st_report_status(struct st_report *r, const char *fmt, ...)
 
 int st_report_check_file(const char *path)
 {
-	const char *slash = strrchr(path, '/');
-	char dir[PATH_MAX];
 	struct stat st;
+	bool is_new = stat(path, &st) != 0;
+	int fd;
 
-	if (!stat(path, &st)) {
-		/* A pipe without a reader would be waited for. */
-		if (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode) || access(path, W_OK))
-			return st_fail(STRATA_E_INPUT, "%s cannot be written: name another file.",
-				       path);
-		return 0;
-	}
-	if (snprintf(dir, sizeof(dir), "%.*s", slash ? (int)(slash == path ? 1 : slash - path) : 1,
-		     slash ? path : ".") >= (int)sizeof(dir))
-		return st_fail(STRATA_E_INPUT, "%.64s...: the name is too long.", path);
-	if (access(dir, W_OK | X_OK))
+	/* A pipe without a reader would be waited for. */
+	if (!is_new && (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode)))
+		return st_fail(STRATA_E_INPUT, "%s cannot be written: it is %s; name another file.",
+			       path, S_ISDIR(st.st_mode) ? "a directory" : "a pipe");
+	/* Tried, for permissions alone do not tell: not root's, nor those of a read-only mount. */
+	fd = open(path,
+		  O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (is_new ? O_CREAT | O_EXCL : 0),
+		  0666);
+	if (fd < 0 && errno == EEXIST)
+		return st_fail(
+			STRATA_E_INPUT,
+			"%s cannot be written: it is a link that leads nowhere; name another "
+			"file.",
+			path);
+	if (fd < 0)
 		return st_fail(STRATA_E_INPUT,
-			       "%s cannot be made (%s): name a file in a directory that this user "
-			       "may write to.",
-			       path, strerror(errno));
+			       "%s cannot be written (%s): name a file in a directory that this "
+			       "user may write to.",
+			       path, strata_strerror(-errno));
+	close(fd);
+	if (is_new)
+		(void)unlink(path);
 	return 0;
 }

@@ -126,6 +126,13 @@ refused 2 '--json and --csv: choose one' "${bench[@]}" "${small[@]}" --json --cs
 mkfifo pipe.svg
 refused 2 'pipe.svg cannot be written' "${bench[@]}" "${small[@]}" --svg pipe.svg
 rm pipe.svg
+ln -s loop.svg loop.svg
+refused 2 'loop.svg cannot be written .Too many levels of symbolic links' "${bench[@]}" "${small[@]}" --svg loop.svg
+ln -sf nowhere/plot.svg loop.svg
+refused 2 'loop.svg cannot be written: it is a link that leads nowhere' "${bench[@]}" "${small[@]}" --svg loop.svg
+rm loop.svg
+refused 2 'drive cannot be written: it is a directory' "${bench[@]}" "${small[@]}" --svg drive
+[ ! -d /proc/self ] || refused 2 '/proc/plot.svg cannot be written' "${bench[@]}" "${small[@]}" --svg /proc/plot.svg
 refused 2 'nowhere/plot.svg' "${bench[@]}" "${small[@]}" --svg nowhere/plot.svg
 run 3 "${bench[@]}" --path drive --size 1000TiB --block 64MiB --depth 1
 grep -q '^strata: .*drive.* free' err.txt || fail "no room: $(cat err.txt)"
