@@ -385,12 +385,6 @@ static const char *update_name(const struct bench *b)
 	return n == 1 ? update_words[which] : "mixed";
 }
 
-static void put_real(const char *key, double x)
-{
-	printf(",\"%s\":", key);
-	st_put_json_real(x, stdout);
-}
-
 static void print_json(struct bench *b)
 {
 	double step = median(b), mean = b->all_s / b->n, bound = b->bound_s / b->n;
@@ -402,32 +396,32 @@ static void print_json(struct bench *b)
 	       b->model->n_params, b->model->n_units, st_step_model_hidden(b->blocks),
 	       b->model->batch * b->model->seq * b->a->accum,
 	       b->s_per_gflop > 0 ? "simulated" : "real");
-	put_real("s_per_gflop", b->s_per_gflop > 0 ? b->s_per_gflop : NAN);
+	st_member_real("s_per_gflop", b->s_per_gflop > 0 ? b->s_per_gflop : NAN);
 	printf(",\"update\":\"%s\",\"io\":\"%s\",\"steps\":%u", update_name(b),
 	       st_engine_io(b->engine), b->n);
-	put_real("step_s", step);
-	put_real("step_mean_s", mean);
-	put_real("step_min_s", b->step_s[0]);
-	put_real("step_max_s", b->step_s[b->n - 1]);
-	put_real("bound_s", bound);
-	put_real("share", bound / mean);
+	st_member_real("step_s", step);
+	st_member_real("step_mean_s", mean);
+	st_member_real("step_min_s", b->step_s[0]);
+	st_member_real("step_max_s", b->step_s[b->n - 1]);
+	st_member_real("bound_s", bound);
+	st_member_real("share", bound / mean);
 	printf(",\"limiting_lane\":\"%s\",\"lanes\":[", limiting(b));
 	for (unsigned i = 0; i < LANES; i++) {
 		printf("%s{\"name\":\"%s\"", i ? "," : "", lane[i].name);
-		put_real("busy_s", lane[i].busy_s);
-		put_real("wait_s", fmax(0, mean - lane[i].busy_s));
-		put_real("bytes", lane[i].bytes);
+		st_member_real("busy_s", lane[i].busy_s);
+		st_member_real("wait_s", fmax(0, mean - lane[i].busy_s));
+		st_member_real("bytes", lane[i].bytes);
 		putchar('}');
 	}
 	putchar(']');
-	put_real("nvme_s", b->nvme_s / b->n);
-	put_real("optimizer_s", b->optim_s / b->n);
-	put_real("nvme_read_bytes_per_step", b->read_bytes / b->n);
-	put_real("nvme_write_bytes_per_step", b->write_bytes / b->n);
-	put_real("nvme_gbps", (b->read_bytes + b->write_bytes) / b->all_s * 1e-9);
-	put_real("nvme_loaded_gbps",
-		 b->loaded_bytes_per_s > 0 ? b->loaded_bytes_per_s * 1e-9 : NAN);
-	put_real("gflop_per_step", flops_per_step(b) * 1e-9);
+	st_member_real("nvme_s", b->nvme_s / b->n);
+	st_member_real("optimizer_s", b->optim_s / b->n);
+	st_member_real("nvme_read_bytes_per_step", b->read_bytes / b->n);
+	st_member_real("nvme_write_bytes_per_step", b->write_bytes / b->n);
+	st_member_real("nvme_gbps", (b->read_bytes + b->write_bytes) / b->all_s * 1e-9);
+	st_member_real("nvme_loaded_gbps",
+		       b->loaded_bytes_per_s > 0 ? b->loaded_bytes_per_s * 1e-9 : NAN);
+	st_member_real("gflop_per_step", flops_per_step(b) * 1e-9);
 	printf(",\"device_bytes\":%llu,\"host_bytes\":%llu}\n",
 	       (unsigned long long)b->plan->arena_bytes[ST_ARENA_DEVICE],
 	       (unsigned long long)b->plan->arena_bytes[ST_ARENA_HOST]);

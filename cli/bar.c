@@ -61,9 +61,26 @@ void st_bar_begin(struct st_bar *b)
 			      .begun_ns = st_now_ns() };
 }
 
+void st_bar_line(double share, const char *text, bool is_utf8)
+{
+	size_t columns = st_terminal_columns() - 1, used = strlen(text), blocks;
+
+	if (columns < FRAME + BLOCKS_MIN)
+		return;
+	if (used + FRAME + BLOCKS_MIN > columns) {
+		text = "";
+		used = 0;
+	}
+	blocks = columns - FRAME - used;
+	share = share > 0 ? share < 1 ? share : 1 : 0;
+	fprintf(stderr, "\r%3d%%|", (int)(share * 100));
+	st_bar_blocks(share, blocks < BLOCKS_MAX ? blocks : BLOCKS_MAX, is_utf8);
+	fprintf(stderr, "|%s\033[K", text);
+	fflush(stderr);
+}
+
 void st_bar_bytes(struct st_bar *b, uint64_t done, uint64_t total)
 {
-	size_t columns = st_terminal_columns() - 1, used, blocks; /* one short: nothing wraps */
 	int64_t now_ns = st_now_ns();
 	double ns = (double)(now_ns - b->begun_ns), share;
 	char text[160];
@@ -76,16 +93,7 @@ void st_bar_bytes(struct st_bar *b, uint64_t done, uint64_t total)
 		st_bytes_text(total).s, ns > 0 ? (double)done / ns : 0,
 		st_duration_text(ns * 1e-9).s,
 		st_duration_text(done ? (double)(total - done) / (double)done * ns * 1e-9 : NAN).s);
-	used = strlen(text);
-	if (columns < FRAME + BLOCKS_MIN)
-		return;
-	if (used + FRAME + BLOCKS_MIN > columns)
-		text[used = 0] = '\0';
-	blocks = columns - FRAME - used;
-	fprintf(stderr, "\r%3d%%|", (int)(share * 100));
-	st_bar_blocks(share, blocks < BLOCKS_MAX ? blocks : BLOCKS_MAX, b->is_utf8);
-	fprintf(stderr, "|%s\033[K", text);
-	fflush(stderr);
+	st_bar_line(share, text, b->is_utf8);
 	b->is_drawn = true;
 	b->drawn_ns = now_ns;
 }

@@ -28,6 +28,11 @@ bool st_terminal_is_utf8(void);
 /** st_bar_blocks() - `share` (0..1) of so many columns filled, to stderr. */
 void st_bar_blocks(double share, size_t columns, bool is_utf8);
 
+/** st_bar_line() - " 37%|###...|TEXT" in the place of the terminal's line, one column short of its
+ *  width, so that none wraps; what does not fit of the text is left out as a whole. Nothing where
+ *  there is no room for a bar. */
+void st_bar_line(double share, const char *text, bool is_utf8);
+
 struct st_bar { /* {0} before begin: nothing is drawn */
 	bool is_shown, is_utf8, is_drawn;
 	int64_t begun_ns, drawn_ns;

@@ -14,6 +14,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "model/checkpoint.h"
+#include "model/file.h"
 #include "model/output.h"
 
 static const char *const dtype_words[] = { "fp32", "bf16", NULL };
@@ -22,6 +23,7 @@ static const enum st_dtype dtypes[] = { ST_F32, ST_BF16 };
 struct checkpoint_args {
 	const char *dir, *output;
 	struct st_opt_list steps; /* gc */
+	struct st_opt_list paths; /* where to look for a state that has moved */
 	uint64_t step;            /* verify, export; 0: the current state */
 	int dtype;
 	bool as_json, all, stale, is_dry, force;
@@ -47,9 +49,36 @@ static bool exists(const char *dir, const char *name)
 	return !st_output_path(path, sizeof(path), dir, name) && !access(path, F_OK);
 }
 
-/* The text of the run's run.json. @param out  out, owned by the caller; NULL after a failure */
-static int open_run(const char *dir, char **out)
+/*
+ * Where the state is now, when it is not where the text says: in a directory that --path names, or
+ * in the output that holds it. One that is nowhere is left to whoever opens it.
+ */
+static int follow_move(const struct checkpoint_args *a, char **text)
 {
+	const char **places = calloc(a->paths.n + 1, sizeof(*places));
+	char *now = NULL;
+	int rc;
+
+	if (!places)
+		return st_fail(-ENOMEM, "paths");
+	for (size_t i = 0; i < a->paths.n; i++)
+		places[i] = a->paths.v[i];
+	places[a->paths.n] = a->dir;
+	rc = st_engine_find_store(*text, places, a->paths.n + 1, &now);
+	if (rc && !a->paths.n)
+		rc = 0;
+	if (!rc && now) {
+		free(*text);
+		*text = now;
+	}
+	free(places);
+	return rc;
+}
+
+/* The text of the run's run.json. @param out  out, owned by the caller; NULL after a failure */
+static int open_run(const struct checkpoint_args *a, char **out)
+{
+	const char *dir = a->dir;
 	struct stat st;
 	char *text;
 	int rc;
@@ -73,6 +102,8 @@ static int open_run(const char *dir, char **out)
 	if (!text)
 		return st_fail(-ENOMEM, "run.json");
 	rc = st_output_read_run(dir, ST_OUTPUT_RUN, text);
+	if (!rc)
+		rc = follow_move(a, &text);
 	if (rc)
 		free(text);
 	else
@@ -107,11 +138,22 @@ static int end_output(int rc)
 
 static const char *const kind_words[] = { "current", "superseded", "lost", "kept" };
 
+/* A step, once: a copy that was kept of the current one stands in its row. */
+struct row {
+	enum st_checkpoint_kind kind;
+	bool is_kept, has_state;
+	int rc;
+	char text[480], in_use[80]; /* "" */
+	uint64_t step, generation, live_bytes, disk_bytes;
+	int64_t written_s;
+	char **dirs; /* [n_dirs] */
+	size_t n_dirs;
+};
+
 struct lister {
 	const struct checkpoint_args *args;
-	unsigned n;
-	int rc; /* of the first that is damaged */
-	struct st_error error;
+	struct row *rows;
+	size_t n;
 };
 
 static void format_time(int64_t seconds, char *out, size_t bytes, const char *format)
@@ -123,100 +165,161 @@ static void format_time(int64_t seconds, char *out, size_t bytes, const char *fo
 		snprintf(out, bytes, "-");
 }
 
-static bool is_complete(const struct st_checkpoint_info *i)
+static struct row *row_of(const struct lister *l, uint64_t step)
 {
-	return !i->rc && i->has_state && i->kind != ST_CHECKPOINT_SUPERSEDED;
+	for (size_t k = 0; k < l->n; k++)
+		if (l->rows[k].has_state && !l->rows[k].rc && l->rows[k].step == step)
+			return &l->rows[k];
+	return NULL;
 }
 
-static void print_state(const struct st_checkpoint_info *i)
+static int add_dirs(struct row *r, const struct st_checkpoint_info *i)
+{
+	char **more = reallocarray(r->dirs, r->n_dirs + i->n_dirs + 1, sizeof(*more));
+
+	if (!more)
+		return st_fail(-ENOMEM, "checkpoints");
+	r->dirs = more;
+	for (unsigned k = 0; k < i->n_dirs; k++) {
+		more[r->n_dirs] = strdup(i->dirs[k]);
+		if (!more[r->n_dirs])
+			return st_fail(-ENOMEM, "checkpoints");
+		r->n_dirs++;
+	}
+	return 0;
+}
+
+static int add_row(struct lister *l, const struct st_checkpoint_info *i)
+{
+	struct row *r = reallocarray(l->rows, l->n + 1, sizeof(*r));
+
+	if (!r)
+		return st_fail(-ENOMEM, "checkpoints");
+	l->rows = r;
+	r += l->n++;
+	*r = (struct row){
+		.kind = i->kind,
+		.is_kept = i->kind == ST_CHECKPOINT_KEPT,
+		.has_state = i->has_state,
+		.rc = i->rc,
+		.step = i->has_state ? i->state.step : 0,
+		.generation = i->generation,
+		.live_bytes = i->live_bytes,
+		.disk_bytes = i->disk_bytes,
+		.written_s = i->written_s,
+	};
+	snprintf(r->text, sizeof(r->text), "%s", i->rc ? i->text : "");
+	snprintf(r->in_use, sizeof(r->in_use), "%s", i->in_use ? i->in_use : "");
+	return i->disk_bytes ? add_dirs(r, i) : 0;
+}
+
+/* The commit before is of the same step where saving committed once more: no other state. */
+static int list_one(void *user, const struct st_checkpoint_info *i)
+{
+	struct lister *l = user;
+	struct row *same = i->has_state && !i->rc ? row_of(l, i->state.step) : NULL;
+
+	if (!same)
+		return add_row(l, i);
+	if (i->kind != ST_CHECKPOINT_KEPT)
+		return 0;
+	if (same->kind == ST_CHECKPOINT_SUPERSEDED) { /* the copy is whole */
+		same->kind = ST_CHECKPOINT_KEPT;
+		same->generation = i->generation;
+		same->live_bytes = i->live_bytes;
+		same->written_s = i->written_s;
+	}
+	same->is_kept = true;
+	same->disk_bytes += i->disk_bytes;
+	return add_dirs(same, i);
+}
+
+static bool is_complete(const struct row *r)
+{
+	return !r->rc && r->has_state && r->kind != ST_CHECKPOINT_SUPERSEDED;
+}
+
+static void print_row(const struct row *r)
 {
 	char step[24] = "-", when[32];
 
-	if (i->has_state)
-		snprintf(step, sizeof(step), "%" PRIu64, i->state.step);
-	format_time(i->written_s, when, sizeof(when), "%Y-%m-%d %H:%M:%S");
-	printf("%10s %10" PRIu64 "  %-19s %11s %11s  ", step, i->generation, when,
-	       i->live_bytes ? st_bytes_text(i->live_bytes).s : "-",
-	       i->disk_bytes ? st_bytes_text(i->disk_bytes).s : "-");
-	printf("%s%s", kind_words[i->kind],
-	       i->rc == -EACCES || i->rc == -EPERM ? ", not for this user"
-	       : i->rc                             ? ", DAMAGED"
+	if (r->has_state)
+		snprintf(step, sizeof(step), "%" PRIu64, r->step);
+	format_time(r->written_s, when, sizeof(when), "%Y-%m-%d %H:%M:%S");
+	printf("%10s %10" PRIu64 "  %-19s %11s %11s  ", step, r->generation, when,
+	       r->live_bytes ? st_bytes_text(r->live_bytes).s : "-",
+	       r->disk_bytes ? st_bytes_text(r->disk_bytes).s : "-");
+	printf("%s%s%s", kind_words[r->kind],
+	       r->is_kept && r->kind != ST_CHECKPOINT_KEPT ? ", kept" : "",
+	       r->rc == -EACCES || r->rc == -EPERM ? ", not for this user"
+	       : r->rc                             ? ", DAMAGED"
 						   : "");
-	if (!i->rc && i->kind == ST_CHECKPOINT_CURRENT && !i->has_state)
+	if (!r->rc && r->kind == ST_CHECKPOINT_CURRENT && !r->has_state)
 		printf(", nothing saved yet");
-	if (!i->rc && i->kind == ST_CHECKPOINT_SUPERSEDED)
+	if (!r->rc && r->kind == ST_CHECKPOINT_SUPERSEDED)
 		printf(", overwritten in part");
-	if (i->in_use && i->kind == ST_CHECKPOINT_CURRENT)
-		printf(", in use by %s", i->in_use);
-	for (unsigned k = 0; k < i->n_dirs && i->disk_bytes; k++)
-		printf("%s%s", k ? ", " : "  ", i->dirs[k]);
+	if (*r->in_use && r->kind == ST_CHECKPOINT_CURRENT)
+		printf(", in use by %s", r->in_use);
+	for (size_t k = 0; k < r->n_dirs; k++)
+		printf("%s%s", k ? ", " : "  ", r->dirs[k]);
 	putchar('\n');
-	if (i->rc)
-		printf("%12s%s\n", "", i->text);
+	if (r->rc)
+		printf("%12s%s\n", "", r->text);
 }
 
-static void json_state(const struct st_checkpoint_info *i)
+static void put_text_or_null(const char *key, const char *text)
+{
+	if (*text)
+		st_member_text(key, text);
+	else
+		printf(",\"%s\":null", key);
+}
+
+static void json_row(const struct row *r)
 {
 	char when[32];
 
-	printf("{\"state\":\"%s\",\"step\":", kind_words[i->kind]);
-	if (i->has_state)
-		printf("%" PRIu64, i->state.step);
+	printf("{\"state\":\"%s\",\"step\":", kind_words[r->kind]);
+	if (r->has_state)
+		printf("%" PRIu64, r->step);
 	else
 		printf("null");
-	printf(",\"generation\":%" PRIu64 ",\"complete\":%s,\"live_bytes\":%" PRIu64
-	       ",\"disk_bytes\":%" PRIu64 ",\"written\":",
-	       i->generation, is_complete(i) ? "true" : "false", i->live_bytes, i->disk_bytes);
-	format_time(i->written_s, when, sizeof(when), "\"%Y-%m-%dT%H:%M:%SZ\"");
-	printf("%s,\"in_use\":", *when == '-' ? "null" : when);
-	if (i->in_use)
-		st_put_json_string(i->in_use, stdout);
-	else
-		printf("null");
-	printf(",\"error\":");
-	if (i->rc)
-		st_put_json_string(i->text, stdout);
-	else
-		printf("null");
+	st_member_uint("generation", r->generation);
+	st_member_bool("complete", is_complete(r));
+	st_member_bool("kept", r->is_kept);
+	st_member_uint("live_bytes", r->live_bytes);
+	st_member_uint("disk_bytes", r->disk_bytes);
+	format_time(r->written_s, when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ");
+	put_text_or_null("written", *when == '-' ? "" : when);
+	put_text_or_null("in_use", r->in_use);
+	put_text_or_null("error", r->text);
 	printf(",\"where\":[");
-	for (unsigned k = 0; k < i->n_dirs; k++) {
+	for (size_t k = 0; k < r->n_dirs; k++) {
 		if (k)
 			putchar(',');
-		st_put_json_string(i->dirs[k], stdout);
+		st_put_json_string(r->dirs[k], stdout);
 	}
 	printf("]}");
 }
 
-static void list_head(const struct checkpoint_args *a)
+static void print_list(const struct lister *l)
 {
-	if (!a->as_json) {
+	if (!l->args->as_json)
 		printf("%10s %10s  %-19s %11s %11s  %s\n", "step", "generation", "written (UTC)",
 		       "state", "on disk", "what and where");
+	for (size_t k = 0; !l->args->as_json && k < l->n; k++)
+		print_row(&l->rows[k]);
+	if (!l->args->as_json)
 		return;
-	}
 	printf("{\"output\":");
-	st_put_json_string(a->dir, stdout);
+	st_put_json_string(l->args->dir, stdout);
 	printf(",\"checkpoints\":[");
-}
-
-static int list_one(void *user, const struct st_checkpoint_info *i)
-{
-	struct lister *l = user;
-
-	if (!l->n)
-		list_head(l->args);
-	else if (l->args->as_json)
-		putchar(',');
-	if (l->args->as_json)
-		json_state(i);
-	else
-		print_state(i);
-	l->n++;
-	if (i->rc && !l->rc) {
-		l->rc = st_fail(i->rc, "%.460s", i->text);
-		st_error_take(&l->error, l->rc);
+	for (size_t k = 0; k < l->n; k++) {
+		if (k)
+			putchar(',');
+		json_row(&l->rows[k]);
 	}
-	return 0;
+	puts("]}");
 }
 
 static int ls_run(const void *args, char **argv)
@@ -224,16 +327,22 @@ static int ls_run(const void *args, char **argv)
 	const struct checkpoint_args *a = args;
 	struct lister l = { .args = a };
 	char *run_json = NULL;
-	int rc = begin_output(open_run(a->dir, &run_json));
+	int rc = begin_output(open_run(a, &run_json));
 
 	(void)argv;
 	if (!rc)
 		rc = list(a->dir, run_json, list_one, &l);
-	if (l.n && a->as_json)
-		puts("]}");
+	if (!rc)
+		print_list(&l);
+	for (size_t k = 0; k < l.n; k++) {
+		if (!rc && l.rows[k].rc)
+			rc = st_fail(l.rows[k].rc, "%.460s", l.rows[k].text);
+		for (size_t d = 0; d < l.rows[k].n_dirs; d++)
+			free(l.rows[k].dirs[d]);
+		free(l.rows[k].dirs);
+	}
+	free(l.rows);
 	free(run_json);
-	if (!rc && l.rc)
-		rc = st_error_raise(&l.error);
 	return end_output(rc);
 }
 
@@ -244,13 +353,25 @@ struct chosen {
 	char *run_json;
 	uint64_t found_step;
 	bool is_found, is_current;
-	char others[256]; /* those that there are, for the message */
+	char others[256]; /* those that there are, for the message, each once */
 };
+
+/* Is the number among those of the list "4, 2"? */
+static bool is_listed(const char *list, const char *step)
+{
+	size_t len = strlen(step);
+
+	for (const char *at = list; (at = strstr(at, step)); at += len)
+		if ((at == list || at[-1] == ' ') && (at[len] == ',' || !at[len]))
+			return true;
+	return false;
+}
 
 static int choose_one(void *user, const struct st_checkpoint_info *i)
 {
 	struct chosen *c = user;
 	size_t len = strlen(c->others);
+	char step[24];
 
 	if (i->kind == ST_CHECKPOINT_SUPERSEDED || i->kind == ST_CHECKPOINT_LOST)
 		return 0;
@@ -258,9 +379,10 @@ static int choose_one(void *user, const struct st_checkpoint_info *i)
 		c->is_found = true; /* damaged or not: who reads it will say */
 	else if (c->step && i->has_state && i->state.step == c->step)
 		c->is_found = true;
-	if (i->has_state && len < sizeof(c->others))
-		snprintf(c->others + len, sizeof(c->others) - len, "%s%" PRIu64, len ? ", " : "",
-			 i->state.step);
+	if (i->has_state)
+		snprintf(step, sizeof(step), "%" PRIu64, i->state.step);
+	if (i->has_state && len < sizeof(c->others) && !is_listed(c->others, step))
+		snprintf(c->others + len, sizeof(c->others) - len, "%s%s", len ? ", " : "", step);
 	if (!c->is_found)
 		return 0;
 	c->is_current = i->kind == ST_CHECKPOINT_CURRENT;
@@ -454,7 +576,7 @@ static int verify_run(const void *args, char **argv)
 	struct verifier v = { .args = a };
 	char *run_json = NULL;
 	struct chosen c = { 0 };
-	int rc = begin_output(open_run(a->dir, &run_json));
+	int rc = begin_output(open_run(a, &run_json));
 
 	(void)argv;
 	if (!rc && a->step && a->all)
@@ -480,21 +602,43 @@ static bool export_progress(void *user, const struct st_checkpoint_seen *s)
 	return true;
 }
 
+/* Can a file be made there? Tried before gigabytes are read; nothing is left. */
+static int try_target(const struct checkpoint_args *a)
+{
+	struct st_outfile o;
+	char path[4096];
+	int rc = st_output_path(path, sizeof(path), a->output, "model.safetensors");
+
+	if (rc)
+		return rc;
+	rc = st_outfile_open(&o, path, 0);
+	if (rc)
+		return st_fail(STRATA_E_INPUT, "--output %s: cannot be written to (%s)", a->output,
+			       strata_strerror(rc));
+	st_outfile_abort(&o);
+	return 0;
+}
+
 /* @param is_made  out, the directory is new */
 static int take_target(const struct checkpoint_args *a, bool *is_made)
 {
 	static const char *const files[] = { "model.safetensors", "config.json" };
+	struct stat st;
 
 	*is_made = !mkdir(a->output, 0777);
 	if (!*is_made && errno != EEXIST)
 		return st_fail(STRATA_E_INPUT, "--output %s: cannot make the directory (%s)",
 			       a->output, strata_strerror(-errno));
+	if (stat(a->output, &st) || !S_ISDIR(st.st_mode))
+		return st_fail(STRATA_E_INPUT,
+			       "--output %s: is no directory; name one, or one that can be made",
+			       a->output);
 	for (size_t i = 0; !a->force && i < ST_ARRAY_LEN(files); i++)
 		if (exists(a->output, files[i]))
 			return st_fail(STRATA_E_INPUT,
 				       "--output %s: %s is there already; --force replaces it",
 				       a->output, files[i]);
-	return 0;
+	return try_target(a);
 }
 
 static int export_run(const void *args, char **argv)
@@ -513,7 +657,7 @@ static int export_run(const void *args, char **argv)
 		return st_report(st_fail(-EINVAL,
 					 "checkpoint export: --output DIR is missing: where "
 					 "to write the model."));
-	rc = begin_output(open_run(a->dir, &run_json));
+	rc = begin_output(open_run(a, &run_json));
 	if (!rc)
 		rc = choose(a, run_json, a->step, &c);
 	if (!rc)
@@ -613,6 +757,8 @@ static int finish_removal(const struct checkpoint_args *a)
 	int rc = text ? st_output_read_run(a->dir, ST_OUTPUT_REMOVED, text)
 		      : st_fail(-ENOMEM, "run.json");
 
+	if (!rc)
+		rc = follow_move(a, &text);
 	if (!rc && !a->is_dry)
 		rc = st_engine_remove_store(text);
 	if (!rc && !a->is_dry)
@@ -632,7 +778,7 @@ static int collect_all(const struct checkpoint_args *a)
 
 	if (!exists(a->dir, ST_OUTPUT_RUN) && exists(a->dir, ST_OUTPUT_REMOVED))
 		return finish_removal(a);
-	rc = open_run(a->dir, &run_json);
+	rc = open_run(a, &run_json);
 	if (!rc)
 		rc = list(a->dir, run_json, collect_one, &c);
 	if (!rc)
@@ -683,7 +829,7 @@ static int collect_steps(const struct checkpoint_args *a)
 	int rc = steps && is_done ? parse_steps(a, steps) : st_fail(-ENOMEM, "steps");
 
 	if (!rc)
-		rc = open_run(a->dir, &run_json);
+		rc = open_run(a, &run_json);
 	if (!rc)
 		rc = check_steps(a, run_json, steps);
 	if (!rc)
@@ -742,7 +888,7 @@ static int collect_stale(const struct checkpoint_args *a)
 
 	if (!exists(a->dir, ST_OUTPUT_RUN))
 		return collect_stale_in(a, a->dir);
-	rc = open_run(a->dir, &run_json);
+	rc = open_run(a, &run_json);
 	if (!rc)
 		rc = list(a->dir, run_json, collect_stale_of, (void *)(uintptr_t)a);
 	free(run_json);
@@ -784,13 +930,23 @@ static int gc_run(const void *args, char **argv)
 			.help = "a run's output: run.json names its state"                         \
 	}
 
+#define PATH_OPTION                                                                                \
+	{                                                                                          \
+		"path", ST_OPT_LIST, .metavar = "PATH", OFF(paths),                                \
+				     .help = "a directory to look in for a state that is no "      \
+					     "longer where it was; may "                           \
+					     "be\ngiven many times"                                \
+	}
+
 static const struct st_opt ls_options[] = {
 	DIR_OPERAND,
+	PATH_OPTION,
 	{ "json", ST_OPT_FLAG, OFF(as_json), .help = "one object, for programs" },
 };
 
 static const struct st_opt verify_options[] = {
 	DIR_OPERAND,
+	PATH_OPTION,
 	{ "step", ST_OPT_UINT, .metavar = "N", .min = 1, OFF(step),
 	  .help = "the state of that step (the current one)" },
 	{ "all", ST_OPT_FLAG, OFF(all), .help = "the current state and every kept one" },
@@ -799,6 +955,7 @@ static const struct st_opt verify_options[] = {
 
 static const struct st_opt export_options[] = {
 	DIR_OPERAND,
+	PATH_OPTION,
 	{ "output", ST_OPT_TEXT, .metavar = "DIR", OFF(output),
 	  .help = "where model.safetensors and config.json go; needed" },
 	{ "step", ST_OPT_UINT, .metavar = "N", .min = 1, OFF(step),
@@ -811,6 +968,7 @@ static const struct st_opt export_options[] = {
 static const struct st_opt gc_options[] = {
 	{ "DIR", ST_OPT_OPERAND, true, OFF(dir),
 	  .help = "a run's output; for --stale also an nvme_path" },
+	PATH_OPTION,
 	{ "all", ST_OPT_FLAG, OFF(all),
 	  .help = "the run's state and all kept ones: the run cannot go on then" },
 	{ "step", ST_OPT_LIST, .metavar = "N", OFF(steps),
@@ -843,7 +1001,10 @@ const struct st_verb st_verb_checkpoint_verify = {
 const struct st_verb st_verb_checkpoint_export = {
 	.name = "checkpoint export",
 	.summary = "write a state as model.safetensors and config.json",
-	.more = "Needs DIR/strata.json, which says which model the run trains.\n",
+	.more = "Needs DIR/strata.json, which says which model the run trains.\n"
+		"exit code: 0 written; 2 no such state, in use by a run, or --output cannot be "
+		"used;\n"
+		"4 the state is damaged, or writing failed: nothing is left\n",
 	.opts = export_options,
 	.n_opts = ST_ARRAY_LEN(export_options),
 	.args_bytes = sizeof(struct checkpoint_args),

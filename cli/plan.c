@@ -121,7 +121,10 @@ static void print_time(const struct strata_plan *p)
 		       lane[i].bytes ? st_bytes_text(lane[i].bytes).s : "-",
 		       strcmp(lane[i].name, t->limiting_lane) == 0 ? "  limits" : "");
 	}
-	printf("\nrates: %s\n", t->hardware);
+	printf("\nrates: %s%s%s%s\n", t->hardware, *t->measured ? " (" : "", t->measured,
+	       *t->measured ? ")" : "");
+	if (*t->nominal)
+		printf("the drives' rates are nominal: %s\n", t->nominal);
 	if (t->is_coarse)
 		puts("predicted by whole units and chunks of 16.8 M parameters, not by storage "
 		     "tiles");
@@ -177,18 +180,6 @@ static void json_lines(const struct strata_plan *p, const char *what)
 	putchar(']');
 }
 
-static void json_real(const char *key, double x)
-{
-	printf(",\"%s\":", key);
-	st_put_json_real(x, stdout);
-}
-
-static void json_text(const char *key, const char *text)
-{
-	printf(",\"%s\":", key);
-	st_put_json_string(text, stdout);
-}
-
 static void json_tiers(const struct strata_plan *p)
 {
 	size_t n, n_parts;
@@ -224,24 +215,28 @@ static void json_time(const struct strata_plan *p)
 
 	if (!t)
 		return;
-	json_real("step_s", t->step_s);
+	st_member_real("step_s", t->step_s);
 	if (t->step_clipped_s != t->step_s)
-		json_real("step_clipped_s", t->step_clipped_s);
-	json_real("bound_s", t->bound_s);
-	json_real("bound_by_phase_s", t->bound_by_phase_s);
-	json_text("limiting_lane", t->limiting_lane);
-	json_real("forward_s", t->forward_s);
-	json_real("backward_s", t->backward_s);
-	json_real("rest_s", t->rest_s);
-	json_text("hardware", t->hardware);
-	json_text("source", t->source);
-	json_real("ranks", t->ranks);
+		st_member_real("step_clipped_s", t->step_clipped_s);
+	st_member_real("bound_s", t->bound_s);
+	st_member_real("bound_by_phase_s", t->bound_by_phase_s);
+	st_member_text("limiting_lane", t->limiting_lane);
+	st_member_real("forward_s", t->forward_s);
+	st_member_real("backward_s", t->backward_s);
+	st_member_real("rest_s", t->rest_s);
+	st_member_text("hardware", t->hardware);
+	st_member_text("source", t->source);
+	if (*t->measured)
+		st_member_text("measured", t->measured);
+	if (*t->nominal)
+		st_member_text("nominal", t->nominal);
+	st_member_real("ranks", t->ranks);
 	printf(",\"is_coarse\":%s,\"lanes\":[", t->is_coarse ? "true" : "false");
 	for (size_t i = 0; i < n; i++) {
 		printf("%s{\"name\":\"%s\"", i ? "," : "", lane[i].name);
-		json_real("busy_s", lane[i].busy_s);
-		json_real("wait_s", lane[i].wait_s);
-		json_real("work_s", lane[i].work_s);
+		st_member_real("busy_s", lane[i].busy_s);
+		st_member_real("wait_s", lane[i].wait_s);
+		st_member_real("work_s", lane[i].work_s);
 		printf(",\"bytes\":%" PRIu64 "}", lane[i].bytes);
 	}
 	putchar(']');
@@ -255,7 +250,7 @@ static void json_remedies(const struct strata_plan *p)
 
 	if (strata_plan_fits(p, &message))
 		return;
-	json_text("message", message);
+	st_member_text("message", message);
 	printf(",\"nearest\":[");
 	for (size_t i = 0; i < n; i++) {
 		printf("%s{\"what\":", i ? "," : "");
@@ -289,11 +284,11 @@ static void print_json(const struct strata_plan *p, bool with_program)
 	printf(",\"nvme_bytes_per_step\":%" PRIu64 ",\"nvme_read_bytes_per_step\":%" PRIu64
 	       ",\"nvme_write_bytes_per_step\":%" PRIu64,
 	       read + write, read, write);
-	json_real("nvme_bytes_per_param_step",
-		  (double)(read + write) * ranks / (double)info->n_params);
+	st_member_real("nvme_bytes_per_param_step",
+		       (double)(read + write) * ranks / (double)info->n_params);
 	printf(",\"nvme_disk_bytes\":%" PRIu64, tier[n - 1].peak_bytes);
 	if (wear > 0)
-		json_real("nvme_wear_per_1000_steps", wear);
+		st_member_real("nvme_wear_per_1000_steps", wear);
 	json_time(p);
 	json_remedies(p);
 	json_lines(p, "summary");

@@ -3,6 +3,7 @@
 #include "cli/print.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -91,6 +92,28 @@ void st_put_json_real(double x, FILE *f)
 	fputs(buf, f);
 }
 
+void st_member_real(const char *key, double x)
+{
+	printf(",\"%s\":", key);
+	st_put_json_real(x, stdout);
+}
+
+void st_member_uint(const char *key, uint64_t x)
+{
+	printf(",\"%s\":%" PRIu64, key, x);
+}
+
+void st_member_bool(const char *key, bool x)
+{
+	printf(",\"%s\":%s", key, x ? "true" : "false");
+}
+
+void st_member_text(const char *key, const char *text)
+{
+	printf(",\"%s\":", key);
+	st_put_json_string(text, stdout);
+}
+
 void st_put_shell_word(const char *s, FILE *f)
 {
 	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -110,12 +133,16 @@ void st_put_shell_word(const char *s, FILE *f)
 	fputc('\'', f);
 }
 
+static int stdout_rc; /* of the first flush that failed: what was written then is gone */
+
 int st_flush_stdout(void)
 {
-	if (fflush(stdout))
-		return st_fail(-errno, "cannot write to the standard output");
-	if (ferror(stdout))
-		return st_fail(-EIO, "cannot write to the standard output");
+	if (fflush(stdout) && !stdout_rc)
+		stdout_rc = errno ? -errno : -EIO;
+	if (ferror(stdout) && !stdout_rc)
+		stdout_rc = -EIO;
+	if (stdout_rc)
+		return st_fail(stdout_rc, "cannot write to the standard output");
 	return 0;
 }
 
@@ -123,6 +150,8 @@ int st_report(int rc)
 {
 	const char *text = strata_last_error();
 
+	if (rc == -EPIPE && stdout_rc == -EPIPE)
+		return ST_EXIT_UNREAD;
 	if (!*text)
 		text = strata_strerror(rc);
 	fputs("strata: ", stderr);

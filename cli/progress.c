@@ -13,14 +13,16 @@
 #include "cli/print.h"
 #include "core/clock.h"
 
-#define REDRAW_NS 100000000 /* at most ten frames a second */
-#define FORGET    0.9       /* the bar's rates: a step counts 0.9 of the one after it */
+#define REDRAW_NS    100000000 /* at most ten frames a second */
+#define PART_JSON_NS 1000000000
+#define PART_LINE_NS 10000000000
+#define FORGET       0.9 /* the bar's rates: a step counts 0.9 of the one after it */
 
 const char *const st_progress_names[] = { "auto", "bar", "line", "json", "none", NULL };
 
 /* Sums over some steps, from which rates are made. */
 struct sums {
-	double steps, ns, wait_ns, bound_ns, read_bytes, write_bytes;
+	double steps, ns, wait_ns, bound_ns, read_bytes, write_bytes, skipped;
 };
 
 struct st_progress {
@@ -32,6 +34,12 @@ struct st_progress {
 	struct sums interval; /* since the last line */
 	uint64_t first_step;  /* of this process */
 	int64_t drawn_ns, begun_ns, step_end_ns;
+	struct part { /* what goes on beside steps; total 0: nothing */
+		const char *what;
+		uint64_t done, total;
+		int64_t begun_ns, said_ns;
+	} part;
+	uint64_t n_skipped; /* steps of this process */
 	pthread_mutex_t lock;
 };
 
@@ -55,6 +63,7 @@ static void add_step(struct sums *s, const struct strata_metrics *m, double keep
 	s->bound_ns = s->bound_ns * keep + m->bound_s * 1e9;
 	s->read_bytes = s->read_bytes * keep + (double)m->nvme_read_bytes;
 	s->write_bytes = s->write_bytes * keep + (double)m->nvme_write_bytes;
+	s->skipped = s->skipped * keep + m->skipped;
 }
 
 static double wait_percent(const struct sums *s)
@@ -103,7 +112,7 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 {
 	const struct strata_metrics *m = &p->last;
 	const struct sums *s = &p->recent;
-	char part[9][64];
+	char part[10][64];
 	size_t n = 0, used = 0;
 
 	snprintf(part[n++], sizeof(part[0]), "%llu/%llu", (unsigned long long)m->step,
@@ -118,6 +127,10 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 			 m->grad_norm);
 		snprintf(part[n++], sizeof(part[0]), is_long ? " %s tok/s" : " %s/s",
 			 st_count_text(tokens_per_s(p, s)).s);
+		if (p->info.scales_loss)
+			snprintf(part[n++], sizeof(part[0]),
+				 is_long ? " scale %.10g skipped %llu" : " s%.10g -%llu",
+				 m->loss_scale, (unsigned long long)p->n_skipped);
 		if (p->info.uses_nvme)
 			snprintf(part[n++], sizeof(part[0]),
 				 is_long ? " read %.2f write %.2f GB/s" : " r%.2f w%.2f",
@@ -142,8 +155,8 @@ static size_t figures(const struct st_progress *p, bool is_long, size_t room, ch
 /* " 37%|#####.....|" and the figures, one column short of the width, so that no terminal wraps. */
 static void draw(struct st_progress *p)
 {
-	enum { FRAME = 6, BLOCKS_MAX = 40, BLOCKS_LONG = 8, BLOCKS_SHORT = 3 };
-	size_t columns = st_terminal_columns() - 1, used, blocks;
+	enum { FRAME = 6, BLOCKS_LONG = 8, BLOCKS_SHORT = 3 };
+	size_t columns = st_terminal_columns() - 1, used;
 	char text[ST_COLUMNS_MAX + 1];
 	double share = p->last.total_steps ? (double)p->last.step / (double)p->last.total_steps : 1;
 	char all[ST_COLUMNS_MAX * 2];
@@ -153,24 +166,42 @@ static void draw(struct st_progress *p)
 	used = figures(p, true, columns - FRAME - BLOCKS_SHORT, text, sizeof(text));
 	if (used < figures(p, true, sizeof(all) - 1, all, sizeof(all)) ||
 	    used + FRAME + BLOCKS_LONG > columns)
-		used = figures(p, false, columns - FRAME - BLOCKS_SHORT, text, sizeof(text));
-	blocks = columns - FRAME - used;
-	if (blocks > BLOCKS_MAX)
-		blocks = BLOCKS_MAX;
-	share = share < 0 ? 0 : share > 1 ? 1 : share;
-	fprintf(stderr, "\r%3d%%|", (int)(share * 100));
-	st_bar_blocks(share, blocks, p->is_utf8);
-	fprintf(stderr, "|%s\033[K", text);
-	fflush(stderr);
+		figures(p, false, columns - FRAME - BLOCKS_SHORT, text, sizeof(text));
+	st_bar_line(share, text, p->is_utf8);
+	p->is_drawn = true;
+	p->drawn_ns = st_now_ns();
+}
+
+static double part_left_s(const struct part *t)
+{
+	return t->done ? (double)(st_now_ns() - t->begun_ns) * 1e-9 * (double)(t->total - t->done) /
+				 (double)t->done
+		       : NAN;
+}
+
+/* " 37%|###...| evaluating 0:02<0:05" */
+static void draw_part(struct st_progress *p)
+{
+	const struct part *t = &p->part;
+	char text[96];
+
+	snprintf(text, sizeof(text), " %s %s<%s", t->what,
+		 st_duration_text((double)(st_now_ns() - t->begun_ns) * 1e-9).s,
+		 st_duration_text(part_left_s(t)).s);
+	st_bar_line((double)t->done / (double)t->total, text, p->is_utf8);
 	p->is_drawn = true;
 	p->drawn_ns = st_now_ns();
 }
 
 static void draw_if_due(struct st_progress *p)
 {
-	if (p->mode != ST_PROGRESS_BAR || !p->has_begun)
+	if (p->mode != ST_PROGRESS_BAR || (!p->has_begun && !p->part.total))
 		return;
-	if (!p->is_drawn || st_now_ns() - p->drawn_ns >= REDRAW_NS)
+	if (p->is_drawn && st_now_ns() - p->drawn_ns < REDRAW_NS)
+		return;
+	if (p->part.total)
+		draw_part(p);
+	else
 		draw(p);
 }
 
@@ -186,9 +217,12 @@ static void print_line(struct st_progress *p)
 		m->grad_norm, tokens_per_s(p, s));
 	fprintf(stderr,
 		"  read %.3f GB/s  write %.3f GB/s  waits %.1f %%  bound %.1f %%  "
-		"durable %llu  eta %s\n",
+		"durable %llu  eta %s",
 		gbps(s->read_bytes, s), gbps(s->write_bytes, s), wait_percent(s), bound_percent(s),
 		(unsigned long long)m->durable_step, st_duration_text(eta_s(p)).s);
+	if (p->info.scales_loss)
+		fprintf(stderr, "  loss scale %.10g  skipped %.0f", m->loss_scale, s->skipped);
+	fputc('\n', stderr);
 	fflush(stderr);
 	p->interval = (struct sums){ 0 };
 }
@@ -202,37 +236,30 @@ static bool is_line_due(const struct st_progress *p)
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
-static void put_real(const char *name, double x)
-{
-	printf(",\"%s\":", name);
-	st_put_json_real(x, stdout);
-}
-
-static void put_uint(const char *name, uint64_t x)
-{
-	printf(",\"%s\":%llu", name, (unsigned long long)x);
-}
-
 static int json_step(const struct strata_metrics *m)
 {
 	printf("{\"event\":\"step\",\"step\":%llu", (unsigned long long)m->step);
-	put_real("loss", m->loss);
-	put_real("grad_norm", m->grad_norm);
-	put_real("lr", m->lr);
-	put_real("tokens_per_s", m->tokens_per_s);
-	put_uint("nvme_read_bytes", m->nvme_read_bytes);
-	put_uint("nvme_write_bytes", m->nvme_write_bytes);
+	st_member_real("loss", m->loss);
+	st_member_real("grad_norm", m->grad_norm);
+	st_member_real("lr", m->lr);
+	st_member_real("tokens_per_s", m->tokens_per_s);
+	st_member_uint("nvme_read_bytes", m->nvme_read_bytes);
+	st_member_uint("nvme_write_bytes", m->nvme_write_bytes);
 	printf(",\"compute_wait_ns\":%lld", (long long)m->compute_wait_ns);
-	put_uint("durable_step", m->durable_step);
-	put_real("clip_factor", m->clip_factor);
+	st_member_uint("durable_step", m->durable_step);
+	st_member_real("clip_factor", m->clip_factor);
 	printf(",\"step_ns\":%lld", (long long)m->step_ns);
-	put_real("step_s", m->step_s);
-	put_real("bound_s", m->bound_s);
-	printf(",\"limiting_lane\":\"%s\",\"clipped\":%s,\"rolled_back\":%s}\n", m->limiting_lane,
-	       m->clipped ? "true" : "false", m->rolled_back ? "true" : "false");
+	st_member_real("step_s", m->step_s);
+	st_member_real("bound_s", m->bound_s);
+	st_member_text("limiting_lane", m->limiting_lane);
+	st_member_bool("clipped", m->clipped);
+	st_member_bool("rolled_back", m->rolled_back);
+	st_member_real("loss_scale", m->loss_scale);
+	st_member_bool("skipped", m->skipped);
+	puts("}");
 	if (isfinite(m->val_loss)) {
 		printf("{\"event\":\"eval\",\"step\":%llu", (unsigned long long)m->step);
-		put_real("val_loss", m->val_loss);
+		st_member_real("val_loss", m->val_loss);
 		puts("}");
 	}
 	return st_flush_stdout();
@@ -313,6 +340,8 @@ int st_progress_step(struct st_progress *p, const struct strata_metrics *m)
 
 	pthread_mutex_lock(&p->lock);
 	p->last = *m;
+	p->n_skipped += m->skipped;
+	p->part = (struct part){ 0 };
 	p->has_step = true;
 	p->step_end_ns = st_now_ns();
 	add_step(&p->recent, m, FORGET);
@@ -331,6 +360,56 @@ int st_progress_step(struct st_progress *p, const struct strata_metrics *m)
 	return rc;
 }
 
+/* A new part: from now on this is what is drawn. */
+static void begin_part(struct st_progress *p, const char *what, int64_t now_ns)
+{
+	erase(p);
+	p->part = (struct part){ .what = what,
+				 .begun_ns = now_ns,
+				 .said_ns = p->mode == ST_PROGRESS_JSON ? now_ns - PART_JSON_NS
+									: now_ns };
+}
+
+static void say_part(struct st_progress *p, int64_t now_ns)
+{
+	struct part *t = &p->part;
+
+	if (p->mode == ST_PROGRESS_JSON && now_ns - t->said_ns >= PART_JSON_NS) {
+		printf("{\"event\":\"progress\"");
+		st_member_text("what", t->what);
+		st_member_uint("done", t->done);
+		st_member_uint("total", t->total);
+		puts("}");
+		(void)st_flush_stdout(); /* it remembers: the next event that matters says it */
+		t->said_ns = now_ns;
+	} else if (p->mode == ST_PROGRESS_LINE && now_ns - t->said_ns >= PART_LINE_NS) {
+		fprintf(stderr, "%s  %.0f %%  eta %s\n", t->what,
+			100 * (double)t->done / (double)t->total,
+			st_duration_text(part_left_s(t)).s);
+		fflush(stderr);
+		t->said_ns = now_ns;
+	}
+}
+
+void st_progress_part(void *user, const char *what, uint64_t done, uint64_t total)
+{
+	struct st_progress *p = user;
+	int64_t now_ns = st_now_ns();
+
+	pthread_mutex_lock(&p->lock);
+	if (!p->part.total || p->part.what != what)
+		begin_part(p, what, now_ns);
+	p->part.done = done;
+	p->part.total = total;
+	say_part(p, now_ns);
+	draw_if_due(p);
+	if (done >= total) {
+		erase(p);
+		p->part = (struct part){ 0 };
+	}
+	pthread_mutex_unlock(&p->lock);
+}
+
 int st_progress_stopped(struct st_progress *p, uint64_t step)
 {
 	if (p->mode != ST_PROGRESS_JSON)
@@ -344,12 +423,13 @@ int st_progress_done(struct st_progress *p, const struct strata_result *r)
 	if (p->mode != ST_PROGRESS_JSON)
 		return 0;
 	printf("{\"event\":\"done\",\"state_hash\":\"%s\"", r->state_hash);
-	put_real("val_loss", r->val_loss);
-	put_uint("peak_rss_bytes", r->peak_rss_bytes);
-	put_uint("device_peak_bytes", r->device_peak_bytes);
-	put_uint("host_peak_bytes", r->host_peak_bytes);
-	put_real("nvme_bytes_per_param_step", r->nvme_bytes_per_param_step);
-	put_uint("steps", r->steps);
+	st_member_real("val_loss", r->val_loss);
+	st_member_uint("peak_rss_bytes", r->peak_rss_bytes);
+	st_member_uint("device_peak_bytes", r->device_peak_bytes);
+	st_member_uint("host_peak_bytes", r->host_peak_bytes);
+	st_member_real("nvme_bytes_per_param_step", r->nvme_bytes_per_param_step);
+	st_member_uint("steps", r->steps);
+	st_member_uint("skipped_steps", r->skipped_steps);
 	puts("}");
 	return st_flush_stdout();
 }
@@ -364,12 +444,15 @@ void st_progress_tick(struct st_progress *p)
 void st_progress_end(struct st_progress *p)
 {
 	pthread_mutex_lock(&p->lock);
+	if (p->part.total || !p->has_begun)
+		erase(p);
 	if (p->is_drawn) {
 		draw(p); /* the last step, whether or not it was due */
 		fputc('\n', stderr);
-		fflush(stderr);
 	}
+	fflush(stderr);
 	p->is_drawn = false;
 	p->has_begun = false;
+	p->part = (struct part){ 0 };
 	pthread_mutex_unlock(&p->lock);
 }

@@ -53,6 +53,10 @@ void st_progress_begin(struct st_progress *p, const struct strata_info *info);
  * @return 0, or a negative code when stdout cannot be written
  */
 ST_MUST_CHECK int st_progress_step(struct st_progress *p, const struct strata_metrics *m);
+/** st_progress_part() - an evaluation, or the writing of the result, has come so far: a bar of its
+ *  own, a line each 10 s, or {"event":"progress",...} at its start and once a second. A
+ *  strata_options.progress; user is the progress. */
+void st_progress_part(void *user, const char *what, uint64_t done, uint64_t total);
 /** st_progress_stopped() - {"event":"stopped",...}: ended by a signal, state saved. @return as
  * above */
 ST_MUST_CHECK int st_progress_stopped(struct st_progress *p, uint64_t step);

@@ -133,6 +133,11 @@ static void say_result(const struct train *t, const struct strata_result *r)
 				r->val_loss, r->steps);
 	else
 		st_progress_say(p, false, "%" PRIu64 " steps done", r->steps);
+	if (i->scales_loss)
+		st_progress_say(p, false,
+				"  skipped  %" PRIu64 " of %" PRIu64
+				" steps: a gradient overflowed in fp16",
+				r->skipped_steps, r->steps);
 	st_progress_say(p, false, "  memory   %s resident at the peak; arenas: device %s, host %s",
 			st_bytes_text(r->peak_rss_bytes).s, st_bytes_text(r->device_peak_bytes).s,
 			st_bytes_text(r->host_peak_bytes).s);
@@ -167,12 +172,43 @@ static int load_and_open(struct train *t)
 		.stops = has_signal,
 		.stops_user = t->watch,
 		.trace = t->args->trace,
+		.progress = st_progress_part,
+		.progress_user = t->progress,
 	};
 	int rc = strata_trainer_open(&t->trainer, t->args->config, &opt);
 
 	if (!rc)
 		rc = st_config_load(&t->cfg, t->args->config, t->args->sets.v, t->args->sets.n);
 	return rc;
+}
+
+static void say_stopped(const struct train *t, uint64_t step)
+{
+	st_progress_say(t->progress, false, "stopped after step %" PRIu64 ", which is saved%s",
+			step,
+			step == strata_trainer_info(t->trainer)->total_steps
+				? "; the result is not written yet"
+				: "");
+	say_resume(t, "  go on    ", NULL);
+}
+
+/* Nobody reads stdout any more, or its disk is full: what was trained is kept. */
+static int stop_unread(struct train *t, int rc, uint64_t step)
+{
+	struct st_error unread;
+
+	st_error_take(&unread, rc);
+	rc = strata_trainer_save(t->trainer);
+	if (rc)
+		return rc;
+	st_progress_end(t->progress);
+	if (unread.rc == -EPIPE) {
+		say_stopped(t, step);
+		return st_error_raise(&unread);
+	}
+	return st_fail(unread.rc,
+		       "%s; stopped after step %" PRIu64 ", which is saved: go on with --resume.",
+		       unread.text, step);
 }
 
 /* Steps until the total, a signal or an error. @param step  out, the last one done */
@@ -190,41 +226,34 @@ static int loop(struct train *t, uint64_t *step)
 			break;
 		*step = m.step;
 		rc = st_progress_step(t->progress, &m);
-		if (rc) { /* nobody reads any more: keep what was trained, and say so */
-			struct st_error unread;
-
-			st_error_take(&unread, rc);
-			rc = strata_trainer_save(t->trainer);
-			rc = rc ? rc
-				: st_fail(unread.rc,
-					  "%s; stopped after step %" PRIu64
-					  ", which is saved: go on with --resume.",
-					  unread.text, *step);
-		}
+		if (rc)
+			rc = stop_unread(t, rc, *step);
 	}
 	return rc;
 }
 
 static int stop(struct train *t, uint64_t step)
 {
-	int rc = step ? strata_trainer_save(t->trainer) : 0;
+	/* After the last step finish() has saved, and what it was doing then was cut off. */
+	bool saves = step && step < strata_trainer_info(t->trainer)->total_steps;
+	int rc = saves ? strata_trainer_save(t->trainer) : 0;
 
 	st_progress_end(t->progress);
 	if (!rc)
 		rc = st_progress_stopped(t->progress, step);
-	if (rc)
+	if (rc && rc != -EPIPE) /* whoever read stdout may have been stopped as well */
 		return rc;
 	if (!step && !t->args->resume) {
 		st_progress_say(t->progress, false,
 				"stopped before the first step: nothing is left");
 		return 0;
 	}
-	st_progress_say(t->progress, false, "stopped after step %" PRIu64 ", which is saved", step);
-	say_resume(t, "  go on    ", NULL);
+	say_stopped(t, step);
 	return 0;
 }
 
-static int finish(struct train *t)
+/* @param is_stopped  out, a signal came before the result was there */
+static int finish(struct train *t, bool *is_stopped)
 {
 	struct strata_result r;
 	int rc;
@@ -232,8 +261,14 @@ static int finish(struct train *t)
 	st_progress_end(t->progress);
 	st_watch_finishes(t->watch);
 	st_progress_say(t->progress, false, "all steps done: evaluating, writing the result");
-	rc = strata_trainer_finish(t->trainer, &r);
-	if (rc)
+	*is_stopped = strata_trainer_stopped(t->trainer);
+	rc = *is_stopped ? strata_trainer_save(t->trainer) : strata_trainer_finish(t->trainer, &r);
+	if (rc == STRATA_E_CANCELLED && st_watch_signal(t->watch)) {
+		*is_stopped = true;
+		rc = 0;
+	}
+	st_progress_end(t->progress);
+	if (rc || *is_stopped)
 		return rc;
 	say_result(t, &r);
 	return st_progress_done(t->progress, &r);
@@ -242,21 +277,19 @@ static int finish(struct train *t)
 /* @return the exit code */
 static int run_to_end(struct train *t)
 {
+	bool is_stopped = false;
 	uint64_t step;
 	int rc = loop(t, &step);
 
-	if (rc)
-		goto out;
-	if (step < strata_trainer_info(t->trainer)->total_steps) {
-		rc = stop(t, step);
-		if (!rc)
-			return 128 + st_watch_signal(t->watch);
-	} else {
-		rc = finish(t);
+	if (!rc) {
+		is_stopped = step < strata_trainer_info(t->trainer)->total_steps;
+		if (!is_stopped)
+			rc = finish(t, &is_stopped);
 	}
-out:
+	if (!rc && is_stopped)
+		rc = stop(t, step);
 	st_progress_end(t->progress);
-	return rc ? st_report(rc) : 0;
+	return rc ? st_report(rc) : is_stopped ? 128 + st_watch_signal(t->watch) : 0;
 }
 
 static int train_run(const void *args, char **argv)
@@ -323,7 +356,8 @@ const struct st_verb st_verb_train = {
 		"the first step nothing is left.\n"
 		"A second one, a second later or more, stops at once.\n\n"
 		"exit code: 0 done; 2 bad input or usage; 3 does not fit the memory budgets;\n"
-		"4 I/O error; 5 numbers no longer finite; 130, 143 stopped by SIGINT, SIGTERM\n",
+		"4 I/O error; 5 numbers no longer finite; 130, 143 stopped by SIGINT, SIGTERM;\n"
+		"141 stopped because nobody reads stdout (--progress json | head), state saved\n",
 	.opts = options,
 	.n_opts = ST_ARRAY_LEN(options),
 	.args_bytes = sizeof(struct train_args),

@@ -44,7 +44,7 @@ static void ask_to_stop(struct st_watch *w, int sig)
 	}
 	st_progress_say(w->progress, false, "%s: %s (a second signal stops at once)",
 			signal_name(sig),
-			w->has_all_steps  ? "all steps are done, so this run is finished first"
+			w->has_all_steps ? "all steps are done: stopping before the result is there"
 			: w->was_attached ? "stopping after this step"
 					  : "stopping before the first step");
 	if (w->trainer)

@@ -25,7 +25,7 @@ struct st_watch;
 ST_MUST_CHECK int st_watch_start(struct st_watch **out, struct st_progress *progress, bool resumes);
 /** st_watch_attach() - the trainer to stop, or NULL: none (any more). */
 void st_watch_attach(struct st_watch *w, struct strata_trainer *t);
-/** st_watch_finishes() - all steps are done: a first signal is told that the run is finished. */
+/** st_watch_finishes() - all steps are done: a first signal stops before the result is there. */
 void st_watch_finishes(struct st_watch *w);
 /** st_watch_signal() - the first signal that asked to stop, 0 if none came. Any thread. */
 int st_watch_signal(const struct st_watch *w);

@@ -88,6 +88,14 @@ run 0 "$strata" plan c.json
 for tier in device host nvme; do
 	has out.txt "^$tier +.*B +.*B"
 done
+has out.txt '^rates: this machine, measured \(20[0-9-]* [0-9:]* UTC, load [0-9.e+]* a processor\)$'
+kept=$XDG_CACHE_HOME/strata/hardware.json
+quiet() { # the measurement that is kept was made now, beside nothing
+	sed -i "s/\"measured\": \"[^\"]*\"/\"measured\": \"${1-$(date -u +%FT%TZ)}\"/
+		s/ *\"load_a_processor\": [0-9.e+]*,//
+		s/\"nodes\"/\"load_a_processor\": ${2-0.1}, &/" "$kept"
+}
+quiet
 run 0 "$strata" plan c.json --print-program
 [ "$(wc -l <out.txt)" -gt 50 ] || fail 'the program has fewer than 50 operations'
 has out.txt 'write-state|write-param'
@@ -105,7 +113,25 @@ for key in step_s bound_s limiting_lane lanes; do
 done
 # The second time nothing is measured; what was is kept, not here.
 ! grep -q measuring err.txt || fail 'plan measures twice'
-[ -s "$XDG_CACHE_HOME/strata/hardware.json" ] || fail 'what was measured is not kept'
+[ -s "$kept" ] || fail 'what was measured is not kept'
+quiet 2020-01-01T00:00:00Z
+run 0 "$strata" plan c.json
+has err.txt '^what was measured before is not used: it is older than 30 days$'
+has err.txt '^measuring this machine'
+quiet "$(date -u +%FT%TZ)" 1.6
+run 0 "$strata" plan c.json
+has err.txt '^what was measured before is not used: the machine was busy then$'
+quiet
+run 0 "$strata" plan c.json
+if grep -q measur err.txt; then fail 'a good measurement is made again'; fi
+if [ "$(id -u)" -eq 0 ]; then # what does not take files: nominal, and why
+	run 0 "$strata" plan c.json --set zero_optimization.offload_param.nvme_path=/proc \
+		--set zero_optimization.offload_optimizer.nvme_path=/proc
+	has out.txt '^rates: this machine, measured; drives nominal \('
+	has out.txt "^the drives' rates are nominal: /proc: no file can be made there: "
+fi
+refused 2 'examples/hardware: is a directory; name the file that describes the machine' \
+	"$strata" plan c.json --hardware "$(dirname "${BASH_SOURCE[0]}")/../examples/hardware"
 run 0 "$strata" plan c.json --no-measure
 has out.txt '^rates: nominal$'
 has out.txt '^nvme-read .* s '

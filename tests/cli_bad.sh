@@ -35,11 +35,24 @@ rm -f bad.json pipe
 
 # ---- data ----------------------------------------------------------------------------------------
 
-refused 2 'nowhere.txt' "${train[@]}" c.json --set strata.data.train=nowhere.txt
+refused 2 '--set strata.data.train=nowhere.txt: nowhere.txt: cannot open: No such file' \
+	"${train[@]}" c.json --set strata.data.train=nowhere.txt
+sed 's/"text.txt"/"nowhere.txt"/' c.json >bad.json
+refused 2 'bad.json:15:20: strata.data.train: nowhere.txt: cannot open: No such file' \
+	"${train[@]}" bad.json
+rm bad.json
+refused 2 '--set strata.data.val=nowhere.txt: nowhere.txt: cannot open' \
+	"${train[@]}" c.json --set strata.data.val=nowhere.txt
 : >empty.txt
-refused 2 'empty.txt' "${train[@]}" c.json --set strata.data.train=empty.txt
+refused 2 'strata.data.train=empty.txt: empty.txt: the file is empty' \
+	"${train[@]}" c.json --set strata.data.train=empty.txt
+refused 2 'strata.data.val=empty.txt: empty.txt: the file is empty' \
+	"${train[@]}" c.json --set strata.data.val=empty.txt
 printf 'too short' >short.txt
-refused 2 'short.txt' "${train[@]}" c.json --set strata.data.train=short.txt
+refused 2 'strata.data.train=short.txt: short.txt: 9 tokens' \
+	"${train[@]}" c.json --set strata.data.train=short.txt
+refused 2 'strata.data.val=short.txt: short.txt: 9 tokens' \
+	"${train[@]}" c.json --set strata.data.val=short.txt
 refused 2 'nvme' "${train[@]}" c.json --set strata.data.train=nvme
 
 # le32 NUMBER...: little-endian.
@@ -176,6 +189,13 @@ if mount -t tmpfs -o size=4m strata-test small 2>/dev/null; then
 	refused 3 'small' "${train[@]}" c.json "${nvme[@]}"
 	mount -o remount,size=64m small
 	run 0 "${train[@]}" c.json "${nvme[@]}" --output tmpfs --steps 2
+	for ((i = 0; i < 100; i++)); do # the kernel may still be closing what a ring held
+		mount -o remount,ro small 2>/dev/null && break
+		sleep 0.1
+	done
+	refused 2 'small/.*mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}"
+	refused 2 'small/.*mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}" \
+		--output tmpfs --steps 3 --resume
 else
 	note 'no tmpfs can be mounted here: too small a path was not tried'
 fi

@@ -28,13 +28,14 @@ run 0 "${train[@]}" --steps 4 --set strata.nvme.keep_every=2
 # ---- ls ------------------------------------------------------------------------------------------
 
 run 0 "${ls[@]}" out
-has out.txt '^ +4 +5  20[0-9-]+ [0-9:]+ +4.2 MiB +[0-9.]+ MiB  current  /.*/nvme/strata-[0-9a-f]{32}$'
+has out.txt '^ +4 +5  20[0-9-]+ [0-9:]+ +4.2 MiB +[0-9.]+ MiB  current, kept  /.*/nvme/strata-[0-9a-f]{32}, /.*/nvme/strata-[0-9a-f]{32}$'
 has out.txt '^ +3 +4  - .*  superseded, overwritten in part$'
 has out.txt '^ +2 +3  20.*  kept  /.*/nvme/strata-'
+[ "$(sed 1d out.txt | wc -l)" -eq 3 ] || fail "not each step once: $(cat out.txt)"
 run 0 "${ls[@]}" out --json
 value - checkpoints out.txt >list.txt
-has list.txt '"state":"current","step":4,"generation":5,"complete":true,.*"in_use":null,"error":null'
-has list.txt '"state":"kept","step":2,"generation":3,"complete":true'
+has list.txt '"state":"current","step":4,"generation":5,"complete":true,"kept":true,.*"in_use":null,"error":null'
+has list.txt '"state":"kept","step":2,"generation":3,"complete":true,"kept":true'
 
 # ---- export: the bytes that training writes ------------------------------------------------------
 
@@ -47,10 +48,21 @@ run 0 "${export[@]}" out --output now --force --dtype bf16 --step 2
 run 0 "${train[@]}" --steps 2 --output short --set strata.save_dtype=bf16
 cmp -s now/model.safetensors short/model.safetensors || fail 'a kept step in bf16 differs'
 cmp -s now/config.json short/config.json || fail 'config.json in bf16 differs'
-refused 2 'out: no state of step 3 is there; those that are: 4, 2, 4' \
+refused 2 'out: no state of step 3 is there; those that are: 4, 2' \
 	"${export[@]}" out --output no --step 3
 refused 2 'checkpoint export: --output DIR is missing' "${export[@]}" out
 refused 2 '--output no/where: cannot make the directory' "${export[@]}" out --output no/where
+refused 2 '--output text.txt: is no directory' "${export[@]}" out --output text.txt
+ln -s nowhere dangling
+refused 2 '--output dangling: is no directory' "${export[@]}" out --output dangling
+rm dangling
+[ "$(id -u)" -ne 0 ] || refused 2 '--output /proc: cannot be written to' "${export[@]}" out --output /proc
+# Saved twice after one step, by the stop and by the end: still one row.
+run 0 "${train[@]}" --steps 3 --output once --set strata.nvme.commit_every=3
+run 0 "${train[@]}" --steps 3 --output once --set strata.nvme.commit_every=3 --resume
+run 0 "${ls[@]}" once
+[ "$(grep -c '^ *3 ' out.txt)" -eq 1 ] || fail "step 3 is listed twice: $(cat out.txt)"
+rm -r once
 
 # Other formats and places: fp32 with states in host memory, two paths.
 mkdir second

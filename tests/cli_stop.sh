@@ -114,10 +114,33 @@ has err.txt '^strata: output gone: the run ended after 3 steps, and its state wa
 # A reader that goes away.
 "$strata" train c.json --output pipe --steps 1000000 --progress json 2>pipe.err | head -n 2 >pipe.txt
 code=${PIPESTATUS[0]}
-[ "$code" -eq 4 ] || fail "a closed pipe: exit code $code"
-has pipe.err '^strata: cannot write to the standard output: Broken pipe; stopped after step [0-9]+'
+[ "$code" -eq 141 ] || fail "a closed pipe: exit code $code"
+has pipe.err '^stopped after step [0-9]+, which is saved$'
+if grep -q '^strata: ' pipe.err; then fail 'a reader that goes away is called an error'; fi
 total=$(($(sed -n 's/.*stopped after step \([0-9]*\).*/\1/p' pipe.err) + 1))
 run 0 "$strata" train c.json --output pipe --steps $total --resume
+for args in help 'config schema' 'plan c.json --no-measure' 'checkpoint ls pipe --json'; do
+	# shellcheck disable=SC2086
+	{ sleep 0.1; "$strata" $args 2>unread.err; echo $? >code; } | :
+	[ "$(cat code)" -eq 141 ] || fail "$args | true: exit code $(cat code)"
+	if grep "^strata: " unread.err; then fail "$args | true: an error"; fi
+done
+
+# A full disk is an error, with its reason, and the state is saved all the same.
+if [ -e /dev/full ]; then
+	"$strata" train c.json --output full --steps 1000000 --progress json >/dev/full 2>full.err
+	code=$?
+	[ $code -eq 4 ] || fail "a full disk: exit code $code"
+	has full.err '^strata: cannot write to the standard output: No space left on device; stopped after step [0-9]+'
+	run 0 "$strata" train c.json --output full --steps 3 --resume
+	for args in 'config schema' 'config dump c.json' 'config help' version; do
+		# shellcheck disable=SC2086
+		"$strata" $args >/dev/full 2>full.err
+		code=$?
+		[ $code -eq 4 ] || fail "$args >/dev/full: exit code $code"
+		has full.err '^strata: cannot write to the standard output: No space left on device$'
+	done
+fi
 
 # A second run: on the same output refused, on the same nvme_path welcome.
 begin first

@@ -50,6 +50,27 @@ has err.txt '^step 12/12  loss [0-9.]+  lr 3\.0000e-03  norm [0-9.]+  [0-9.]+ to
 has err.txt 'sample .* sample lines$'
 has err.txt 'go on .* train c.json --output lines --progress line --resume --steps N$'
 
+# fp16: each step's loss scale and whether it was skipped, everywhere; and how many were.
+fp16=(--set bf16.enabled=false --set fp16.enabled=true --set fp16.initial_scale_power=24
+	--set fp16.hysteresis=1)
+run 0 "$strata" train c.json --output fp16 --progress json --steps 12 "${fp16[@]}"
+cp out.txt log.txt
+[ "$(value step loss_scale log.txt | head -n 2 | tr '\n' ' ')" = '16777216 8388608 ' ] ||
+	fail "the loss scale does not halve: $(value step loss_scale log.txt | tr '\n' ' ')"
+[ "$(value step skipped log.txt | head -n 1)" = true ] || fail 'the first step is not skipped'
+[ "$(value step skipped log.txt | tail -n 1)" = false ] || fail 'the last step is skipped'
+skipped=$(value step skipped log.txt | grep -c true)
+[ "$(value 'done' skipped_steps log.txt)" -eq "$skipped" ] || fail 'skipped steps are not counted'
+[ "$(value step skipped fp16/log.jsonl | grep -c true)" -eq "$skipped" ] ||
+	fail 'log.jsonl does not say which steps were skipped'
+value step loss_scale fp16/log.jsonl >/dev/null
+has err.txt "^  skipped  $skipped of 12 steps: a gradient overflowed in fp16$"
+run 0 "$strata" train c.json --output fp16l --progress line --steps 12 "${fp16[@]}"
+has err.txt '^step 1/12 .* loss scale 16777216  skipped 1$'
+n=$(sed -n 's/^step .* skipped \([0-9]*\)$/\1/p' err.txt | awk '{ n += $1 } END { print n }')
+[ "$n" -eq "$skipped" ] || fail "the lines say that $n steps were skipped"
+if value step skipped out/log.jsonl | grep -q true; then fail 'bf16 skips'; fi
+
 # auto without a terminal is line; a bar without a terminal as well.
 run 0 "$strata" train c.json --output a1 --steps 2
 has err.txt '^step 2/2  loss'
@@ -77,7 +98,7 @@ cp out.txt log.txt
 mkdir elsewhere
 sed 's/"nvme_path": "nvme"/"nvme_path": "elsewhere"/' c.json >moved.json
 run 0 "$strata" train moved.json --output pieces --progress line --steps 9 --resume
-has err.txt 'the state stays where this run began: .*/nvme; another place needs a new run'
+has err.txt 'the state stays where it is: .*/nvme; to have it elsewhere, stop the run and move its directory there'
 if grep -q 'NVMe .* in elsewhere' err.txt; then fail 'the state is said to be elsewhere'; fi
 
 # The tiers do not change a bit, nor do the pieces.
