@@ -133,12 +133,25 @@ int st_dir_open_parent(const char *path)
 	}
 }
 
-int st_dir_fail_read_only(const char *path)
+struct st_dir_place st_dir_place(const struct st_store_file *f)
+{
+	size_t tail = f->name[0] ? strlen("/") + strlen(f->name) + strlen("/" ST_DIR_DATA) : 0;
+	size_t len = strlen(f->path);
+	struct st_dir_place p;
+
+	if (tail < len)
+		snprintf(p.text, sizeof(p.text), "%.*s", (int)(len - tail), f->path);
+	else
+		snprintf(p.text, sizeof(p.text), "/");
+	return p;
+}
+
+int st_dir_fail_read_only(const struct st_store_file *f)
 {
 	return st_fail(STRATA_E_INPUT,
 		       "%s: the file system is mounted read-only: a run writes to it; remount it "
-		       "(mount -o remount,rw), or name another nvme_path",
-		       path);
+		       "(mount -o remount,rw), or name another directory",
+		       st_dir_place(f).text);
 }
 
 /* ---- locks ----------------------------------------------------------------------------------- */
@@ -323,6 +336,30 @@ static void release_parent(const struct st_store_file *f)
 	flock(f->parent_fd, LOCK_UN);
 }
 
+static int fail_to_make(const struct st_store_file *f, int err)
+{
+	const struct st_dir_place at = st_dir_place(f);
+
+	switch (err) {
+	case EROFS:
+		return st_dir_fail_read_only(f);
+	case EACCES:
+	case EPERM:
+	case ENOENT:
+		return st_fail(STRATA_E_INPUT,
+			       "store path %s is not writable (%s): name another or change its "
+			       "permissions.",
+			       at.text, strata_strerror(-err));
+	case ENOSPC:
+	case EDQUOT:
+		return st_fail(STRATA_E_NO_FIT,
+			       "%s: not even a directory can be made (%s): free space.", at.text,
+			       strata_strerror(-err));
+	default:
+		return st_fail(-err, "%s: make a directory", at.text);
+	}
+}
+
 /* The new directory, locked. */
 static int make_dir(struct st_store_file *f)
 {
@@ -330,19 +367,9 @@ static int make_dir(struct st_store_file *f)
 
 	hold_parent(f);
 	if (mkdirat(f->parent_fd, f->name, 0700)) {
+		rc = fail_to_make(f, errno);
 		f->name[0] = '\0'; /* not ours to remove */
-		if (errno == EROFS)
-			return st_dir_fail_read_only(f->path);
-		if (errno == EACCES || errno == EPERM || errno == ENOENT)
-			return st_fail(STRATA_E_INPUT,
-				       "store path of %s is not writable (%s): name another or "
-				       "change its permissions.",
-				       f->path, strata_strerror(-errno));
-		if (errno == ENOSPC || errno == EDQUOT)
-			return st_fail(STRATA_E_NO_FIT,
-				       "%s: not even a directory can be made (%s): free space.",
-				       f->path, strata_strerror(-errno));
-		return st_fail(-errno, "%s: make the directory", f->path);
+		return rc;
 	}
 	rc = open_made(f);
 	if (!rc)
@@ -592,7 +619,7 @@ static int open_data(struct st_store_file *f, enum st_dir_mode mode, char *in_us
 	/* O_NONBLOCK: a pipe planted here must not hang the run. It does nothing to a file. */
 	f->fd = openat(f->dir_fd, ST_DIR_DATA, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (f->fd < 0)
-		return errno == EROFS ? st_dir_fail_read_only(f->path)
+		return errno == EROFS ? st_dir_fail_read_only(f)
 				      : st_fail(-errno, "%s: open", f->path);
 	rc = st_dir_check_ours(f->fd, f->path, false);
 	if (!rc && fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK))

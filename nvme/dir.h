@@ -43,8 +43,15 @@ bool st_dir_is_our_name(const char *name);
 
 /* ---- dir.c: one path's directory and file */
 
-/** st_dir_fail_read_only() - STRATA_E_INPUT: `path` lies on a file system that takes no writes. */
-int st_dir_fail_read_only(const char *path);
+/* What messages about a file system call it: the directory of the user's that a private one is in.
+ */
+struct st_dir_place {
+	char text[256];
+};
+struct st_dir_place st_dir_place(const struct st_store_file *f);
+
+/** st_dir_fail_read_only() - STRATA_E_INPUT: f lies on a file system that takes no writes. */
+int st_dir_fail_read_only(const struct st_store_file *f);
 
 /** st_dir_open_parent() - a directory of the user's choice (it may be a link): descriptor or <0. */
 ST_MUST_CHECK int st_dir_open_parent(const char *path);
@@ -104,7 +111,7 @@ void st_place_prepare(const struct st_store_file *f);
  *  @return 0; STRATA_E_UNSUPPORTED: the device needs blocks larger than ours */
 ST_MUST_CHECK int st_place_set_direct(const struct st_store_file *f);
 /** st_place_check_blocks() - may a file there, whose direct I/O needs this alignment, be used? */
-ST_MUST_CHECK int st_place_check_blocks(const char *path, unsigned align_bytes);
+ST_MUST_CHECK int st_place_check_blocks(const char *place, unsigned align_bytes);
 /** st_place_check_space() - have the paths room for need_bytes[n_files]? Paths on one file system
  *  are added up. */
 ST_MUST_CHECK int st_place_check_space(const struct st_store *s, const uint64_t *need_bytes);

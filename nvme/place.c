@@ -100,7 +100,7 @@ static unsigned logical_block(dev_t dev)
 
 /* ---- direct I/O ------------------------------------------------------------------------------ */
 
-int st_place_check_blocks(const char *path, unsigned align_bytes)
+int st_place_check_blocks(const char *place, unsigned align_bytes)
 {
 	if (align_bytes <= ST_STORE_BLOCK)
 		return 0;
@@ -108,7 +108,7 @@ int st_place_check_blocks(const char *path, unsigned align_bytes)
 		STRATA_E_UNSUPPORTED,
 		"%s: the device there needs direct I/O in blocks of %u bytes, the store's are "
 		"%zu: use a path on another device.",
-		path, align_bytes, ST_STORE_BLOCK);
+		place, align_bytes, ST_STORE_BLOCK);
 }
 
 /* Asked of the file, else of the device; 0: nobody says. *has_none: there is no direct I/O. */
@@ -156,7 +156,7 @@ int st_place_set_direct(const struct st_store_file *f)
 	bool has_none;
 	unsigned align = ask_alignment(f->fd, &has_none);
 	const char *why;
-	int rc = st_place_check_blocks(f->path, align);
+	int rc = st_place_check_blocks(st_dir_place(f).text, align);
 
 	if (rc)
 		return rc;
@@ -165,7 +165,7 @@ int st_place_set_direct(const struct st_store_file *f)
 		st_log_once(ST_LOG_WARN,
 			    "%s: no direct I/O here (%s): buffered I/O is used, slower and through "
 			    "the page cache",
-			    f->path, why);
+			    st_dir_place(f).text, why);
 	return 0;
 }
 
@@ -177,8 +177,9 @@ static int no_space(const struct st_store_file *f, uint64_t need, uint64_t have)
 		STRATA_E_NO_FIT,
 		"%s: %llu bytes (%.2f GiB) are needed on this file system, %llu (%.2f GiB) are "
 		"free: free %.2f GiB, or add a path.",
-		f->path, (unsigned long long)need, (double)need / GIB, (unsigned long long)have,
-		(double)have / GIB, (double)(need > have ? need - have : 0) / GIB);
+		st_dir_place(f).text, (unsigned long long)need, (double)need / GIB,
+		(unsigned long long)have, (double)have / GIB,
+		(double)(need > have ? need - have : 0) / GIB);
 }
 
 static uint64_t free_bytes(const struct statvfs *v)
@@ -194,9 +195,9 @@ int st_place_check_space(const struct st_store *s, const uint64_t *need_bytes)
 		uint64_t need = 0;
 
 		if (fstat(s->files[p].parent_fd, &st) || fstatvfs(s->files[p].parent_fd, &vfs))
-			return st_fail(-errno, "%s: free space", s->files[p].path);
+			return st_fail(-errno, "%s: free space", st_dir_place(&s->files[p]).text);
 		if (vfs.f_flag & ST_RDONLY)
-			return st_dir_fail_read_only(s->files[p].path);
+			return st_dir_fail_read_only(&s->files[p]);
 		for (unsigned k = 0; k < s->n_files; k++)
 			if (!fstat(s->files[k].parent_fd, &other) && other.st_dev == st.st_dev)
 				need += need_bytes[k];
@@ -223,24 +224,24 @@ int st_place_preallocate(const struct st_store_file *f, uint64_t off_bytes, uint
 			STRATA_E_NO_FIT,
 			"%s: %llu bytes (%.2f GiB) are needed, more than the disk quota of user %u "
 			"leaves: raise the quota, or add a path.",
-			f->path, (unsigned long long)len_bytes, (double)len_bytes / GIB,
-			(unsigned)geteuid());
+			st_dir_place(f).text, (unsigned long long)len_bytes,
+			(double)len_bytes / GIB, (unsigned)geteuid());
 	if (rc == -EFBIG)
 		return st_fail(STRATA_E_NO_FIT,
 			       "%s: a file of %llu bytes (%.2f GiB) is larger than this file "
 			       "system or the limit of this process (ulimit -f) allows.",
-			       f->path, (unsigned long long)(off_bytes + len_bytes),
+			       st_dir_place(f).text, (unsigned long long)(off_bytes + len_bytes),
 			       (double)(off_bytes + len_bytes) / GIB);
 	if (rc == -EOPNOTSUPP) {
 		st_log_once(
 			ST_LOG_WARN,
 			"%s: the file system cannot preallocate: if it fills up, a step will fail",
-			f->path);
+			st_dir_place(f).text);
 		rc = fstat(f->fd, &st) ? -errno : 0;
 		if (!rc && (uint64_t)st.st_size < off_bytes + len_bytes)
 			rc = ftruncate(f->fd, (off_t)(off_bytes + len_bytes)) ? -errno : 0;
 	}
-	return rc ? st_fail(rc, "%s: preallocate %llu bytes", f->path,
+	return rc ? st_fail(rc, "%s: preallocate %llu bytes", st_dir_place(f).text,
 			    (unsigned long long)len_bytes)
 		  : 0;
 }
@@ -271,7 +272,7 @@ void st_place_prepare(const struct st_store_file *f)
 				"%s: copy-on-write is off for this file; a snapshot of the file "
 				"system turns it on again, and what was preallocated is no "
 				"promise any more",
-				f->path);
+				st_dir_place(f).text);
 			return;
 		}
 		why = "a copy-on-write file system";
@@ -285,7 +286,7 @@ void st_place_prepare(const struct st_store_file *f)
 		st_log_once(ST_LOG_WARN,
 			    "%s: %s: preallocated space is no promise here; keep room free, or a "
 			    "step may fail (the last commit stays)",
-			    f->path, why);
+			    st_dir_place(f).text, why);
 }
 
 int st_place_clone(const struct st_store_file *f, const struct st_store_file *from,

@@ -52,7 +52,9 @@ static int open_file(struct st_store_file *f, const char *path, uint64_t bytes)
 {
 	int rc;
 
-	f->path = strdup(path);
+	f->path = realpath(path, NULL); /* as the store calls it, so that nothing is said twice */
+	if (!f->path)
+		f->path = strdup(path);
 	if (!f->path)
 		return st_fail(-ENOMEM, "scratch for gradients");
 	f->fd = open_unnamed(path);

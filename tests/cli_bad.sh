@@ -171,7 +171,11 @@ nvme_at() {
 		--set "zero_optimization.offload_optimizer.nvme_path=$1")
 }
 nvme_at missing
-refused 2 'missing' "${train[@]}" c.json "${nvme[@]}"
+refused 2 'offload_param.nvme_path=missing: store path missing does not exist' "${train[@]}" c.json "${nvme[@]}"
+sed 's/"nvme_path": "nvme"/"nvme_path": "missing"/' c.json >bad.json
+refused 2 'bad.json:7:[0-9]+: zero_optimization.offload_param.nvme_path: store path missing does not exist' \
+	"${train[@]}" bad.json
+rm bad.json
 nvme_at text.txt
 refused 2 'text.txt' "${train[@]}" c.json "${nvme[@]}"
 if [ "$(id -u)" -eq 0 ]; then
@@ -193,8 +197,8 @@ if mount -t tmpfs -o size=4m strata-test small 2>/dev/null; then
 		mount -o remount,ro small 2>/dev/null && break
 		sleep 0.1
 	done
-	refused 2 'small/.*mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}"
-	refused 2 'small/.*mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}" \
+	refused 2 '/small: the file system is mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}"
+	refused 2 '/small: the file system is mounted read-only.*remount' "${train[@]}" c.json "${nvme[@]}" \
 		--output tmpfs --steps 3 --resume
 else
 	note 'no tmpfs can be mounted here: too small a path was not tried'
