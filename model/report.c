@@ -262,6 +262,7 @@ static void put_tiles(struct page *p)
 	double tokens = median(p, COLUMN(p, tokens_per_s, 1));
 	double clipped = share_of(p, offsetof(struct st_log_step, clipped));
 	double back = share_of(p, offsetof(struct st_log_step, rolled_back));
+	double skipped = share_of(p, offsetof(struct st_log_step, skipped));
 
 	fputs("<div class=\"tiles\">\n", p->f);
 	put_tile(p->f, "loss, last step (nats)", number_text(loss, "%.4f", loss).s);
@@ -272,6 +273,9 @@ static void put_tiles(struct page *p)
 	put_tile(p->f, "tokens/s, median", number_text(tokens, "%.4g", tokens).s);
 	put_tile(p->f, "steps that clipped", number_text(clipped, "%.1f %%", clipped).s);
 	put_tile(p->f, "steps rolled back", number_text(back, "%.1f %%", back).s);
+	if (skipped > 0)
+		put_tile(p->f, "steps skipped (fp16 overflow)",
+			 number_text(skipped, "%.1f %%", skipped).s);
 	if (isfinite(p->log.peak_rss_bytes))
 		put_tile(p->f, "resident at the peak", bytes_text(p->log.peak_rss_bytes).s);
 	fputs("</div>\n", p->f);

@@ -95,6 +95,7 @@ static int take_step(struct st_run_log *log, const json_t *o)
 		     (isfinite(s->clip_factor) && s->clip_factor < 1);
 	s->speculated = json_is_true(json_object_get(o, "speculated"));
 	s->rolled_back = json_is_true(json_object_get(o, "rolled_back"));
+	s->skipped = json_is_true(json_object_get(o, "skipped"));
 	log->is_done = false;
 	return 0;
 }

@@ -16,7 +16,7 @@ struct st_log_step { /* NaN: not in the log */
 	double nvme_s, checksum_s, commit_s, read_bytes, write_bytes, loaded_bytes_per_s;
 	char limiting[16]; /* "" unknown */
 	bool has_lanes;    /* step_s and bound_s are there */
-	bool clipped, speculated, rolled_back;
+	bool clipped, speculated, rolled_back, skipped;
 };
 
 struct st_run_log {

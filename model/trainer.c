@@ -542,6 +542,22 @@ static int explain_stale(const struct strata_trainer *t)
 		       dir, keys);
 }
 
+/* A store cannot be made: where a directory of nvme_path is to blame, its key is named. */
+static int blame_path(const struct strata_trainer *t, int rc)
+{
+	const struct st_config *c = t->setup.cfg;
+
+	for (size_t i = 0; i < c->nvme_paths.n; i++)
+		if (access(c->nvme_paths.v[i], W_OK | X_OK))
+			return st_config_fail(
+				c, rc,
+				c->offload_param == ST_OFFLOAD_NVME
+					? "zero_optimization.offload_param.nvme_path"
+					: "zero_optimization.offload_optimizer.nvme_path",
+				"%.380s", strata_last_error());
+	return rc;
+}
+
 static int begin(struct strata_trainer *t, const struct strata_options *opt)
 {
 	struct st_snapshot snap;
@@ -567,6 +583,8 @@ static int begin(struct strata_trainer *t, const struct strata_options *opt)
 		rc = start_engine(t, opt->resume);
 	if (rc == STRATA_E_STALE && opt->resume)
 		rc = explain_stale(t);
+	else if (rc == STRATA_E_INPUT && !opt->resume)
+		rc = blame_path(t, rc);
 	if (!rc && has_moved) /* it opened there, so it is the one */
 		rc = write_run_json(t);
 	if (rc)
@@ -769,11 +787,11 @@ static int go_on(const struct begun *b, const char *what, uint64_t done, uint64_
 {
 	const struct strata_options *opt = &b->t->opt;
 
+	if (!b->was_stopped && strata_trainer_stopped(b->t))
+		return st_fail(STRATA_E_CANCELLED, "%s: stopped.", what);
 	if (opt->progress)
 		opt->progress(opt->progress_user, what, done, total);
-	return !b->was_stopped && strata_trainer_stopped(b->t)
-		       ? st_fail(STRATA_E_CANCELLED, "%s: stopped.", what)
-		       : 0;
+	return 0;
 }
 
 static int evaluate(const struct begun *b, double *loss)

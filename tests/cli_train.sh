@@ -69,6 +69,8 @@ run 0 "$strata" train c.json --output fp16l --progress line --steps 12 "${fp16[@
 has err.txt '^step 1/12 .* loss scale 16777216  skipped 1$'
 n=$(sed -n 's/^step .* skipped \([0-9]*\)$/\1/p' err.txt | awk '{ n += $1 } END { print n }')
 [ "$n" -eq "$skipped" ] || fail "the lines say that $n steps were skipped"
+run 0 "$strata" report fp16 --output fp16.html
+has fp16.html 'steps skipped \(fp16 overflow\)'
 if value step skipped out/log.jsonl | grep -q true; then fail 'bf16 skips'; fi
 
 # auto without a terminal is line; a bar without a terminal as well.
