@@ -83,6 +83,9 @@ int st_report_check_file(const char *path)
 	bool is_new = stat(path, &st) != 0;
 	int fd;
 
+	if (is_new && errno != ENOENT)
+		return st_fail(STRATA_E_INPUT, "%s cannot be written (%s): name another file.",
+			       path, strata_strerror(-errno));
 	/* A pipe without a reader would be waited for. */
 	if (!is_new && (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode)))
 		return st_fail(STRATA_E_INPUT, "%s cannot be written: it is %s; name another file.",

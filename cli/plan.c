@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli/plan.c - `strata plan`: does it fit, what lives where, what a step does. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <string.h>
@@ -332,9 +333,14 @@ static int plan_run(const void *args, char **argv)
 		.skips_time = a->prints_program && !a->as_json,
 	};
 	struct strata_plan *p = NULL;
-	int rc = strata_plan_open(&p, a->config, &opt, &how), code;
+	int rc, code;
 
 	(void)argv;
+	if (a->measures + a->no_measure + !!a->hardware > 1)
+		return st_report(st_fail(
+			-EINVAL, "plan: --measure, --no-measure and --hardware exclude each "
+				 "other: they say where rates come from."));
+	rc = strata_plan_open(&p, a->config, &opt, &how);
 	if (rc)
 		return st_report(rc);
 	if (a->as_json)

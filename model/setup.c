@@ -130,6 +130,9 @@ static int open_data(struct st_setup *s)
 	if (rc == STRATA_E_INPUT)
 		return st_config_fail(c, rc, blames_val ? "strata.data.val" : "strata.data.train",
 				      "%.380s", strata_last_error());
+	if (rc == STRATA_E_CONFIG) /* of what it looks at, the rest is checked before */
+		return st_config_fail(c, rc, "strata.model.vocab_size", "%.380s",
+				      strata_last_error());
 	if (rc)
 		return rc;
 	windows = st_data_val_windows(s->data);

@@ -147,6 +147,7 @@ printf '{"name": "x", "device": {"type": "host", "memory_gbps": 1, "fp32_tflops"
 refused 2 'plan.json:1:75: device.fp32_tflops: -1 is out of range' \
 	"$strata" plan c.json --hardware plan.json
 refused 2 'nowhere.json' "$strata" plan c.json --hardware nowhere.json
+refused 2 '--measure, --no-measure and --hardware exclude' "$strata" plan c.json --measure --no-measure
 refused 2 '--schedule: "fast" is none of' "$strata" plan c.json --schedule fast
 rm -f plan.json out.txt err.txt
 [ "$before" = "$(find . | sort)" ] || fail 'plan creates or removes files'

@@ -54,6 +54,7 @@ refused 2 'strata.data.train=short.txt: short.txt: 9 tokens' \
 refused 2 'strata.data.val=short.txt: short.txt: 9 tokens' \
 	"${train[@]}" c.json --set strata.data.val=short.txt
 refused 2 'nvme' "${train[@]}" c.json --set strata.data.train=nvme
+refused 2 '--set strata.model.vocab_size=100: .*needs at least 256' "${train[@]}" c.json --set strata.model.vocab_size=100
 
 # le32 NUMBER...: little-endian.
 le32() {
