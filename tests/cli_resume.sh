@@ -31,13 +31,8 @@ differs() {
 }
 differs strata.seed 1 2 --set strata.seed=2
 differs strata.threads 2 1 --set strata.threads=1
-differs strata.model.n_layer 4 5 --set strata.model.n_layer=5
+differs strata.model.n_layer 4 5 --set strata.model.n_layer=5 # the store's own refusal
 differs train_micro_batch_size_per_gpu 4 8 --set train_micro_batch_size_per_gpu=8
-differs gradient_accumulation_steps 2 1 --set train_micro_batch_size_per_gpu=8
-differs optimizer.type '"AdamW"' '"Lion"' --set optimizer.type=Lion
-differs bf16.enabled true false --set bf16.enabled=false
-differs strata.optimizer.moments '"fp32"' '"bf16"' --set strata.optimizer.moments=bf16
-differs strata.data.seq_len '.not given.' 32 --set strata.data.seq_len=32
 make_text 2001 >other.txt
 differs strata.data.train '"text.txt"' '"other.txt"' --set strata.data.train=other.txt
 differs strata.seed 1 3 --set strata.seed=3 --set optimizer.params.lr=0.1 \

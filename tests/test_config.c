@@ -613,6 +613,94 @@ START_TEST(syntax_errors_have_a_place)
 }
 END_TEST
 
+/* ---- what a state is tied to --------------------------------------------------------------- */
+
+START_TEST(differences_are_named)
+{
+	static const struct {
+		const char *set, *text; /* "": a value that may change */
+	} cases[] = {
+		{ "strata.seed=7", "strata.seed: 42 -> 7" },
+		{ "strata.threads=3", "strata.threads: 0 -> 3" },
+		{ "strata.model.n_layer=5", "strata.model.n_layer: 4 -> 5" },
+		{ "strata.model.init_from=dir", "strata.model.init_from: (not given) -> \"dir\"" },
+		{ "strata.data.seq_len=16", "strata.data.seq_len: (not given) -> 16" },
+		{ "strata.data.train=b.txt", "strata.data.train: \"a.txt\" -> \"b.txt\"" },
+		{ "strata.data.val=b.txt", "strata.data.val: (not given) -> \"b.txt\"" },
+		{ "strata.optimizer.decay=all", "strata.optimizer.decay: \"matrices\" -> \"all\"" },
+		{ "strata.optimizer.moments=int8",
+		  "strata.optimizer.moments: \"fp32\" -> \"int8\"" },
+		{ "strata.device.type=host", "strata.device.type: \"auto\" -> \"host\"" },
+		{ "optimizer.type=Lion", "optimizer.type: \"AdamW\" -> \"Lion\"" },
+		{ "bf16.enabled=true", "bf16.enabled: false -> true; data_types.grad_accum_dtype: "
+				       "\"fp32\" -> \"bf16\"" },
+		{ "train_micro_batch_size_per_gpu=4",
+		  "train_micro_batch_size_per_gpu: 8 -> 4; gradient_accumulation_steps: 1 -> 2" },
+		{ "optimizer.params.lr=1", "" },
+		{ "optimizer.params.betas=[0.5,0.5]", "" },
+		{ "gradient_clipping=0", "" },
+		{ "strata.steps=3", "" },
+		{ "strata.host.memory=1GiB", "" },
+		{ "strata.recompute=false", "" },
+		{ "strata.nvme.backend=threads", "" },
+		{ "strata.output=elsewhere", "" },
+	};
+	static const char plain[] =
+		"{\"train_batch_size\": 8, \"optimizer\": {\"type\": \"AdamW\"}, \"strata\": "
+		"{\"model\": {\"n_layer\": 4, \"n_embd\": 64, \"n_head\": 4, \"n_positions\": 64, "
+		"\"vocab_size\": 256}, \"data\": {\"train\": \"a.txt\"}}}";
+	struct st_config *was = load(plain, NULL), *now;
+	char text[400], tight[20];
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(cases); i++) {
+		size_t n;
+
+		now = load(plain, cases[i].set);
+		n = st_config_differences(was, now, text, sizeof(text));
+		ck_assert_msg(!strcmp(text, cases[i].text), "%s: %s", cases[i].set, text);
+		ck_assert_msg(!n == !*cases[i].text, "%s: %zu", cases[i].set, n);
+		st_config_destroy(now);
+	}
+	now = load(plain, "strata.seed=7");
+	ck_assert_uint_eq(st_config_differences(was, now, tight, sizeof(tight)), 1);
+	ck_assert_str_eq(tight, "strata.seed: 42 -> ");
+	st_config_destroy(now);
+	st_config_destroy(was);
+
+	/* SGD keeps a moment or none; how much of it counts may change. */
+	was = load("{\"train_batch_size\": 8, \"optimizer\": {\"type\": \"SGD\", \"params\": "
+		   "{\"momentum\": 0.9}}}",
+		   NULL);
+	now = load("{\"train_batch_size\": 8, \"optimizer\": {\"type\": \"SGD\"}}",
+		   "optimizer.params.momentum=0.5");
+	ck_assert_uint_eq(st_config_differences(was, now, text, sizeof(text)), 0);
+	st_config_destroy(now);
+	now = load("{\"train_batch_size\": 8, \"optimizer\": {\"type\": \"SGD\"}}", NULL);
+	ck_assert_uint_eq(st_config_differences(was, now, text, sizeof(text)), 1);
+	ck_assert_str_eq(text, "optimizer.params.momentum: 0.9 -> 0");
+	st_config_destroy(now);
+	st_config_destroy(was);
+}
+END_TEST
+
+START_TEST(a_failure_elsewhere_names_the_key)
+{
+	static const char text[] = "{\"train_batch_size\": 8,\n \"strata\": {\"seed\": 3}}";
+	struct st_config *c = load(text, NULL);
+
+	ck_assert_int_eq(st_config_fail(c, STRATA_E_INPUT, "strata.seed", "bad %d.", 1),
+			 STRATA_E_INPUT);
+	ck_assert_str_eq(st_last_error(), "c.json:2:21: strata.seed: bad 1.");
+	ck_assert_int_eq(st_config_fail(c, -ENOENT, "strata.output", "x"), -ENOENT);
+	ck_assert_str_eq(st_last_error(), "c.json: strata.output: x: No such file or directory");
+	st_config_destroy(c);
+	c = load(text, "strata.seed=4");
+	(void)st_config_fail(c, STRATA_E_INPUT, "strata.seed", "bad.");
+	ck_assert_str_eq(st_last_error(), "--set strata.seed=4: bad.");
+	st_config_destroy(c);
+}
+END_TEST
+
 START_TEST(files_that_cannot_be_read)
 {
 	char dir[] = "/tmp/strata-config-XXXXXX", path[64], want[160];
@@ -813,6 +901,8 @@ int main(void)
 	tcase_add_test(t, locale_does_not_matter);
 	tcase_add_test(t, errors_say_what_where_and_what_to_do);
 	tcase_add_test(t, syntax_errors_have_a_place);
+	tcase_add_test(t, differences_are_named);
+	tcase_add_test(t, a_failure_elsewhere_names_the_key);
 	tcase_add_test(t, files_that_cannot_be_read);
 	tcase_add_test(t, corpus);
 	tcase_add_test(t, examples_load);

@@ -77,6 +77,8 @@ static const struct {
 	const char *from, *to, *says;
 } bad[] = {
 	{ "{\"name\"", "[\"name\"", "hw.json:1:" },
+	{ "\"name\"", "\"measured\": \"yesterday\", \"name\"",
+	  "hw.json:1:14: measured: must be a date such as" },
 	{ "\"least\"", "7", "hw.json:1:10: name: must be a text" },
 	{ "\"least\"", "\"\"", "hw.json:1:10: name: is empty" },
 	{ "\"name\": \"least\",\n", "\n", "hw.json: \"name\" is missing" },
@@ -230,6 +232,42 @@ START_TEST(descriptions_are_kept_under_their_keys)
 }
 END_TEST
 
+START_TEST(old_and_busy_measurements_are_doubted)
+{
+	static const double day = 86400, now = 1.79e9; /* September 2026 */
+	char when[64], *text = NULL;
+	struct st_hardware hw, back;
+	size_t n = 0;
+	FILE *f;
+
+	st_hardware_default(&hw);
+	ck_assert_str_eq(st_hardware_doubt(&hw, now), "when it was made is not known");
+	ck_assert_str_eq(st_hardware_when(&hw, when), "");
+	hw.measured_s = now - 29 * day;
+	ck_assert_ptr_null(st_hardware_doubt(&hw, now));
+	ck_assert_str_eq(st_hardware_doubt(&hw, now + 2 * day), "it is older than 30 days");
+	ck_assert_str_eq(st_hardware_doubt(&hw, now - 31 * day), "it is dated in the future");
+	hw.busy = 1.5;
+	ck_assert_ptr_null(st_hardware_doubt(&hw, now));
+	hw.busy = 1.6;
+	ck_assert_str_eq(st_hardware_doubt(&hw, now), "the machine was busy then");
+	snprintf(hw.nominal, sizeof(hw.nominal), "no \"drive\"");
+	ck_assert_str_eq(st_hardware_when(&hw, when), "2026-08-23 14:13 UTC, load 1.6 a processor");
+
+	/* It survives being written down. */
+	f = open_memstream(&text, &n);
+	ck_assert_ptr_nonnull(f);
+	st_hardware_write(&hw, f);
+	fclose(f);
+	ck_assert_ptr_nonnull(strstr(text, "\"measured\": \"2026-08-23T14:13:20Z\""));
+	ck_assert_msg(st_hardware_parse(&back, text, n, "hw.json") == 0, "%s", st_last_error());
+	ck_assert_double_eq(back.measured_s, hw.measured_s);
+	ck_assert_double_eq(back.busy, 1.6);
+	ck_assert_str_eq(back.nominal, "no \"drive\"");
+	free(text);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("hardware");
@@ -244,6 +282,7 @@ int main(void)
 	tcase_add_test(tc, shipped_files_load_and_survive_a_round_trip);
 	tcase_add_test(tc, the_nominal_machine_is_a_valid_one);
 	tcase_add_test(tc, descriptions_are_kept_under_their_keys);
+	tcase_add_test(tc, old_and_busy_measurements_are_doubted);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);
