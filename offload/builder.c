@@ -16,13 +16,26 @@
 
 struct access {
 	uint32_t op;
-	bool is_exclusive;
 	uint64_t lo, hi;
 };
 
-struct object {
+/*
+ * Accesses in the order in which they came. Many operations touch one resource, each a range of its
+ * own, so a search goes by groups of GROUP: one is skipped when nothing in it lies in the range.
+ */
+#define GROUP 32u
+struct hull {
+	uint64_t lo, hi;
+};
+
+struct accesses {
 	struct access *list;
+	struct hull *hulls; /* [n / GROUP]; NULL while one group holds all */
 	uint32_t n, cap;
+};
+
+struct object {
+	struct accesses shared, exclusive;
 };
 
 struct vec {
@@ -32,13 +45,16 @@ struct vec {
 
 struct st_builder {
 	char name[48];
-	int rc; /* first failure; everything after it does nothing */
+	int rc;         /* first failure; everything after it does nothing */
+	bool is_sketch; /* only what is claimed when, and how many bytes move */
 	uint32_t n_resources;
 	struct vec ops, uses, claims, deps, imports,
 		touches;          /* deps.. of the latest op at the end */
 	struct object *resource;  /* [n_resources] */
 	struct vec claim_objects; /* struct object, one per claim */
-	struct st_op none;        /* what is written to after a failure */
+	struct st_op none;        /* what is written to after a failure, and in a sketch */
+	uint32_t n_sketched;      /* operations of a sketch */
+	uint64_t lane_bytes[ST_LANE_N];
 };
 
 static void *vec_add(struct st_builder *b, struct vec *v, size_t item_bytes)
@@ -75,6 +91,20 @@ int st_builder_create(struct st_builder **out, const char *name, uint32_t n_reso
 	return 0;
 }
 
+static void object_fini(struct object *o)
+{
+	free(o->shared.list);
+	free(o->shared.hulls);
+	free(o->exclusive.list);
+	free(o->exclusive.hulls);
+}
+
+void st_builder_sketch(struct st_builder *b)
+{
+	ST_ASSERT(!b->ops.n && !b->claims.n);
+	b->is_sketch = true;
+}
+
 void st_builder_destroy(struct st_builder *b)
 {
 	struct object *objects;
@@ -82,10 +112,10 @@ void st_builder_destroy(struct st_builder *b)
 	if (!b)
 		return;
 	for (uint32_t r = 0; r < b->n_resources; r++)
-		free(b->resource[r].list);
+		object_fini(&b->resource[r]);
 	objects = b->claim_objects.data;
 	for (uint32_t c = 0; c < b->claim_objects.n; c++)
-		free(objects[c].list);
+		object_fini(&objects[c]);
 	free(b->resource);
 	free(b->claim_objects.data);
 	free(b->ops.data);
@@ -102,11 +132,29 @@ struct st_op *st_builder_last(struct st_builder *b)
 	return b->rc || !b->ops.n ? &b->none : (struct st_op *)b->ops.data + (b->ops.n - 1);
 }
 
+/* Operations so far. */
+static uint32_t n_ops(const struct st_builder *b)
+{
+	return b->is_sketch ? b->n_sketched : b->ops.n;
+}
+
+/* Of the operation before only its bytes are kept. */
+static uint32_t sketch_op(struct st_builder *b, enum st_op_kind kind)
+{
+	if (b->n_sketched)
+		b->lane_bytes[b->none.lane] += b->none.bytes;
+	b->none = (struct st_op){ .kind = (uint8_t)kind, .lane = (uint8_t)st_op_lane(kind) };
+	return b->n_sketched++;
+}
+
 uint32_t st_builder_op(struct st_builder *b, enum st_op_kind kind, uint32_t unit, uint32_t tile,
 		       uint32_t stage, uint32_t mb)
 {
-	struct st_op *op = vec_add(b, &b->ops, sizeof(*op));
+	struct st_op *op;
 
+	if (b->is_sketch)
+		return sketch_op(b, kind);
+	op = vec_add(b, &b->ops, sizeof(*op));
 	if (!op)
 		return 0;
 	*op = (struct st_op){
@@ -125,7 +173,7 @@ uint32_t st_builder_op(struct st_builder *b, enum st_op_kind kind, uint32_t unit
 
 void st_builder_after(struct st_builder *b, uint32_t op)
 {
-	uint32_t *dep = vec_add(b, &b->deps, sizeof(*dep));
+	uint32_t *dep = b->is_sketch ? NULL : vec_add(b, &b->deps, sizeof(*dep));
 
 	if (!dep)
 		return;
@@ -133,46 +181,131 @@ void st_builder_after(struct st_builder *b, uint32_t op)
 	*dep = op;
 }
 
+static int grow_accesses(struct accesses *a)
+{
+	uint32_t cap = a->cap ? a->cap * 2 : 4;
+	struct access *list = reallocarray(a->list, cap, sizeof(*list));
+	struct hull *hulls;
+
+	if (!list)
+		return -ENOMEM;
+	a->list = list;
+	if (cap > GROUP) {
+		hulls = reallocarray(a->hulls, cap / GROUP, sizeof(*hulls));
+		if (!hulls)
+			return -ENOMEM;
+		if (!a->hulls) {
+			hulls[0] = (struct hull){ UINT64_MAX, 0 };
+			for (uint32_t i = 0; i < a->n; i++) {
+				hulls[0].lo = list[i].lo < hulls[0].lo ? list[i].lo : hulls[0].lo;
+				hulls[0].hi = list[i].hi > hulls[0].hi ? list[i].hi : hulls[0].hi;
+			}
+		}
+		a->hulls = hulls;
+	}
+	a->cap = cap;
+	return 0;
+}
+
+static int add_access(struct accesses *a, struct access access)
+{
+	int rc = a->n == a->cap ? grow_accesses(a) : 0;
+	struct hull *h;
+
+	if (rc)
+		return rc;
+	if (a->hulls) {
+		h = &a->hulls[a->n / GROUP];
+		if (a->n % GROUP == 0)
+			*h = (struct hull){ access.lo, access.hi };
+		h->lo = access.lo < h->lo ? access.lo : h->lo;
+		h->hi = access.hi > h->hi ? access.hi : h->hi;
+	}
+	a->list[a->n++] = access;
+	return 0;
+}
+
+static uint32_t group_end(const struct accesses *a, uint32_t first)
+{
+	return a->hulls && a->n - first > GROUP ? first + GROUP : a->n;
+}
+
+static bool may_meet(const struct accesses *a, uint32_t first, uint64_t lo, uint64_t hi)
+{
+	return !a->hulls || (a->hulls[first / GROUP].lo < hi && lo < a->hulls[first / GROUP].hi);
+}
+
+/* Edges from those that [lo, hi) meets. @return their number */
+static uint32_t order_behind(struct st_builder *b, const struct accesses *a, uint64_t lo,
+			     uint64_t hi)
+{
+	uint32_t op = b->ops.n - 1, edges = 0;
+
+	for (uint32_t first = 0; first < a->n; first += GROUP) {
+		uint32_t end = group_end(a, first);
+
+		for (uint32_t i = first; may_meet(a, first, lo, hi) && i < end; i++) {
+			if (a->list[i].lo >= hi || lo >= a->list[i].hi || a->list[i].op == op)
+				continue;
+			st_builder_after(b, a->list[i].op);
+			edges++;
+		}
+		if (end == a->n)
+			break;
+	}
+	return edges;
+}
+
+/*
+ * What a write covers and is ordered behind it need not be asked again. Where nothing of a large
+ * list goes, it is not moved.
+ */
+static void forget_covered(struct accesses *a, uint64_t lo, uint64_t hi, uint32_t op)
+{
+	uint32_t n = a->n, kept = 0, first = 0, i;
+
+	while (first < n && !may_meet(a, first, lo, hi))
+		first += GROUP;
+	kept = first;
+	for (i = first; i < n; i++) {
+		const struct access access = a->list[i];
+
+		if (access.lo >= lo && access.hi <= hi && access.op != op)
+			continue;
+		a->list[kept++] = access;
+	}
+	if (kept == n || first >= n)
+		return;
+	a->n = a->hulls ? first : kept;
+	for (i = first; a->hulls && i < kept; i++) /* into groups again; there is room */
+		(void)add_access(a, a->list[i]);
+}
+
 /* Orders the latest operation behind what it conflicts with. @return number of edges added */
 static uint32_t access_object(struct st_builder *b, struct object *o, uint64_t lo, uint64_t hi,
 			      bool is_exclusive)
 {
-	uint32_t op = b->ops.n - 1, kept = 0, edges = 0;
+	const struct access access = { b->ops.n - 1, lo, hi };
+	uint32_t edges = order_behind(b, &o->exclusive, lo, hi);
+	int rc;
 
-	for (uint32_t i = 0; i < o->n; i++) {
-		struct access a = o->list[i];
-		bool meets = a.lo < hi && lo < a.hi;
-
-		if (meets && a.op != op && (a.is_exclusive || is_exclusive)) {
-			st_builder_after(b, a.op);
-			edges++;
-		}
-		/* What this access covers and is ordered behind it need not be asked again. */
-		if (!(is_exclusive && a.lo >= lo && a.hi <= hi && a.op != op))
-			o->list[kept++] = a;
+	if (is_exclusive) {
+		edges += order_behind(b, &o->shared, lo, hi);
+		forget_covered(&o->exclusive, lo, hi, access.op);
+		forget_covered(&o->shared, lo, hi, access.op);
 	}
-	o->n = kept;
-	if (o->n == o->cap) {
-		uint32_t cap = o->cap ? o->cap * 2 : 4;
-		struct access *list = reallocarray(o->list, cap, sizeof(*list));
-
-		if (!list) {
-			b->rc = -ENOMEM;
-			return edges;
-		}
-		o->list = list;
-		o->cap = cap;
-	}
-	o->list[o->n++] = (struct access){ op, is_exclusive, lo, hi };
+	rc = add_access(is_exclusive ? &o->exclusive : &o->shared, access);
+	if (rc && !b->rc)
+		b->rc = rc;
 	return edges;
 }
 
 uint32_t st_builder_claim(struct st_builder *b, enum st_pool pool, uint64_t bytes)
 {
-	struct object *o = vec_add(b, &b->claim_objects, sizeof(*o));
+	struct object *o = b->is_sketch ? NULL : vec_add(b, &b->claim_objects, sizeof(*o));
 	struct st_claim *c = vec_add(b, &b->claims, sizeof(*c));
 
-	if (!o || !c)
+	if ((!o && !b->is_sketch) || !c)
 		return 0;
 	c->pool = (uint8_t)pool;
 	c->first_op = ST_NONE;
@@ -185,9 +318,19 @@ uint32_t st_builder_claim(struct st_builder *b, enum st_pool pool, uint64_t byte
 void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uint64_t off_bytes,
 		    uint64_t bytes, bool is_write)
 {
-	struct st_use *u = vec_add(b, &b->uses, sizeof(*u));
+	struct st_use *u = b->is_sketch ? NULL : vec_add(b, &b->uses, sizeof(*u));
 	struct st_claim *c;
 
+	if (b->rc)
+		return;
+	c = (struct st_claim *)b->claims.data + claim;
+	ST_ASSERT(off_bytes + bytes <= c->bytes);
+	if (c->first_op == ST_NONE) {
+		c->first_op = n_ops(b) - 1;
+		st_builder_last(b)->n_claims++;
+	}
+	c->last_op = n_ops(b) - 1;
+	c->n_users++;
 	if (!u)
 		return;
 	*u = (struct st_use){ .role = (uint8_t)role,
@@ -195,14 +338,6 @@ void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uin
 			      .claim = claim,
 			      .addr = { 0, off_bytes },
 			      .bytes = bytes };
-	c = (struct st_claim *)b->claims.data + claim;
-	ST_ASSERT(off_bytes + bytes <= c->bytes);
-	if (c->first_op == ST_NONE) {
-		c->first_op = b->ops.n - 1;
-		st_builder_last(b)->n_claims++;
-	}
-	c->last_op = b->ops.n - 1;
-	c->n_users++;
 	st_builder_last(b)->n_uses++;
 	access_object(b, (struct object *)b->claim_objects.data + claim, off_bytes,
 		      off_bytes + bytes, is_write);
@@ -211,7 +346,7 @@ void st_builder_use(struct st_builder *b, enum st_role role, uint32_t claim, uin
 void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_addr addr,
 			  uint64_t bytes, bool is_write)
 {
-	struct st_use *u = vec_add(b, &b->uses, sizeof(*u));
+	struct st_use *u = b->is_sketch ? NULL : vec_add(b, &b->uses, sizeof(*u));
 
 	if (!u)
 		return;
@@ -226,7 +361,7 @@ void st_builder_use_fixed(struct st_builder *b, enum st_role role, struct st_add
 void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint64_t hi,
 		      bool is_exclusive)
 {
-	struct st_touch *t = vec_add(b, &b->touches, sizeof(*t));
+	struct st_touch *t = b->is_sketch ? NULL : vec_add(b, &b->touches, sizeof(*t));
 
 	if (!t)
 		return;
@@ -239,188 +374,6 @@ void st_builder_touch(struct st_builder *b, uint32_t resource, uint64_t lo, uint
 		if (import)
 			*import = resource;
 	}
-}
-
-/* ---- addresses ----------------------------------------------------------------------------- */
-
-struct segment { /* [lo, next segment's lo) was last used by operation `last` */
-	uint64_t lo;
-	int64_t last; /* -1: never */
-};
-
-struct skyline {
-	struct segment *seg;
-	uint32_t n, cap;
-	uint64_t bytes;
-};
-
-static uint64_t seg_end(const struct skyline *s, uint32_t i)
-{
-	return i + 1 < s->n ? s->seg[i + 1].lo : s->bytes;
-}
-
-/*
- * The start among free ranges whose latest use lies furthest back; with is_compact, the lowest.
- * @return segment, or ST_NONE
- */
-static uint32_t choose_range(const struct skyline *s, uint64_t bytes, uint32_t first_op,
-			     bool is_compact)
-{
-	uint32_t best = ST_NONE;
-	int64_t best_last = INT64_MAX;
-
-	for (uint32_t i = 0; i < s->n; i++) {
-		int64_t last = -1;
-		uint32_t j = i;
-
-		for (; j < s->n && s->seg[j].last < (int64_t)first_op; j++) {
-			if (s->seg[j].last > last)
-				last = s->seg[j].last;
-			if (seg_end(s, j) - s->seg[i].lo >= bytes)
-				break;
-		}
-		if (j < s->n && s->seg[j].last < (int64_t)first_op && last < best_last) {
-			best = i;
-			best_last = last;
-			if (is_compact)
-				break;
-		}
-	}
-	return best;
-}
-
-static int paint(struct skyline *s, uint64_t lo, uint64_t hi, int64_t last)
-{
-	struct segment out[2];
-	uint32_t i = 0, j, n_out = 0;
-	int64_t tail_last = -1;
-
-	if (s->n + 2 > s->cap) {
-		struct segment *seg = reallocarray(s->seg, s->cap * 2 + 4, sizeof(*seg));
-
-		if (!seg)
-			return -ENOMEM;
-		s->seg = seg;
-		s->cap = s->cap * 2 + 4;
-	}
-	while (i < s->n && s->seg[i].lo < lo)
-		i++;
-	for (j = i; j < s->n && s->seg[j].lo < hi; j++)
-		tail_last = s->seg[j].last;
-	if (j == i)
-		tail_last = s->seg[i - 1].last;
-	out[n_out++] = (struct segment){ lo, last };
-	if (hi < s->bytes && !(j < s->n && s->seg[j].lo == hi))
-		out[n_out++] = (struct segment){ hi, tail_last };
-	memmove(s->seg + i + n_out, s->seg + j, (s->n - j) * sizeof(*s->seg));
-	memcpy(s->seg + i, out, n_out * sizeof(*out));
-	s->n = s->n - (j - i) + n_out;
-	return 0;
-}
-
-/* Of all uses of [lo, hi), the latest. */
-static int64_t latest_use(const struct skyline *s, uint64_t lo, uint64_t hi)
-{
-	int64_t last = INT64_MIN;
-
-	for (uint32_t i = 0; i < s->n && s->seg[i].lo < hi; i++)
-		if (seg_end(s, i) > lo && s->seg[i].last > last)
-			last = s->seg[i].last;
-	return last;
-}
-
-/*
- * The same program follows itself: how many operations lie, at the least, between the end of what a
- * claim's range held before and the claim. That is how far ahead it can be reserved.
- */
-static int measure_gap(const struct st_program *p, enum st_pool pool, struct skyline *s,
-		       int64_t *gap)
-{
-	int rc = 0;
-
-	*gap = INT64_MAX;
-	for (uint32_t i = 0; i < s->n; i++)
-		s->seg[i].last -= p->n_ops;
-	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1];
-	     k++) {
-		const struct st_claim *c = &p->claims[p->pool_claims.items[k]];
-		uint64_t hi = c->off_bytes + c->bytes;
-		int64_t ahead = (int64_t)c->first_op - latest_use(s, c->off_bytes, hi);
-
-		if (ahead < *gap)
-			*gap = ahead;
-		rc = paint(s, c->off_bytes, hi, c->last_op);
-	}
-	return rc;
-}
-
-/* Place every claim of a pool; STRATA_E_NO_FIT when one finds no range. gap: see measure_gap(). */
-static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t bytes,
-			bool is_compact, int64_t *gap)
-{
-	struct skyline s = { .bytes = bytes };
-	int rc = 0;
-
-	if (!bytes)
-		return STRATA_E_NO_FIT;
-	s.seg = calloc(8, sizeof(*s.seg));
-	if (!s.seg)
-		return -ENOMEM;
-	s.cap = 8;
-	s.n = 1;
-	s.seg[0] = (struct segment){ 0, -1 };
-	for (uint32_t k = p->pool_claims.first[pool]; !rc && k < p->pool_claims.first[pool + 1];
-	     k++) {
-		struct st_claim *c = &p->claims[p->pool_claims.items[k]];
-		uint32_t at = choose_range(&s, c->bytes, c->first_op, is_compact);
-
-		if (at == ST_NONE) {
-			rc = STRATA_E_NO_FIT;
-			break;
-		}
-		c->off_bytes = s.seg[at].lo;
-		rc = paint(&s, c->off_bytes, c->off_bytes + c->bytes, c->last_op);
-	}
-	if (!rc)
-		rc = measure_gap(p, pool, &s, gap);
-	free(s.seg);
-	return rc;
-}
-
-#define SIZES_TRIED 8u
-
-/*
- * Where reads land, spreading claims over the pool lets reservations run ahead, the further the
- * larger it is, save where the round of ranges does not come out even at the program's end: then a
- * little less is more. Several sizes are tried and the one that lets the most stalled claim run
- * furthest is taken. Spreading may leave no range long enough for a large claim; packed from the
- * bottom, what fits some size fits every larger one. Pools of the compute lane are always packed:
- * its operations come one after the other.
- */
-static int place_pool(const struct st_program *p, enum st_pool pool, uint64_t bytes)
-{
-	uint32_t n = p->pool_claims.first[pool + 1] - p->pool_claims.first[pool];
-	bool takes_reads = pool == ST_POOL_PARAM || pool == ST_POOL_STATE || pool == ST_POOL_REST;
-	uint64_t mean = 0, best = 0;
-	int64_t gap, best_gap = INT64_MIN;
-
-	if (!n)
-		return 0;
-	for (uint32_t k = p->pool_claims.first[pool]; k < p->pool_claims.first[pool + 1]; k++)
-		mean += p->claims[p->pool_claims.items[k]].bytes / n;
-	mean = (mean + ALIGN_BYTES - 1) & ~(ALIGN_BYTES - 1);
-	for (uint64_t i = 0; takes_reads && i < SIZES_TRIED && bytes > i * mean; i++) {
-		int rc = place_claims(p, pool, bytes - i * mean, false, &gap);
-
-		if (rc == -ENOMEM)
-			return rc;
-		if (!rc && gap > best_gap) {
-			best_gap = gap;
-			best = bytes - i * mean;
-		}
-	}
-	return best ? place_claims(p, pool, best, false, &gap)
-		    : place_claims(p, pool, bytes, true, &gap);
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
@@ -451,9 +404,12 @@ static int cmp_u32(const void *a, const void *b)
 
 static uint32_t sort_unique(uint32_t *list, uint32_t n)
 {
-	uint32_t kept = 0;
+	uint32_t kept = 0, sorted = 1;
 
-	qsort(list, n, sizeof(*list), cmp_u32);
+	while (sorted < n && list[sorted - 1] <= list[sorted])
+		sorted++;
+	if (sorted < n)
+		qsort(list, n, sizeof(*list), cmp_u32);
 	for (uint32_t i = 0; i < n; i++)
 		if (!i || list[i] != list[kept - 1])
 			list[kept++] = list[i];
@@ -632,7 +588,7 @@ static int place_all(struct st_program *p, const struct st_pool_place *places,
 		     enum st_pool *failed_pool)
 {
 	for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
-		int rc = place_pool(p, pool, places[pool].bytes);
+		int rc = st_place_pool(p, pool, places[pool].bytes);
 
 		p->place[pool] = places[pool];
 		if (rc) {
@@ -656,6 +612,15 @@ static int place_all(struct st_program *p, const struct st_pool_place *places,
 	return 0;
 }
 
+/* Claims and peaks; the tables of operations stay empty. */
+static int seal_sketch(struct st_builder *b, struct st_program *p)
+{
+	if (n_ops(b))
+		b->lane_bytes[b->none.lane] += b->none.bytes;
+	memcpy(p->lane_bytes, b->lane_bytes, sizeof(p->lane_bytes));
+	return take_vec(&b->claims, &p->claims) ? build_pools(p) : -ENOMEM;
+}
+
 int st_builder_seal(struct st_builder *b, const struct st_pool_place *places,
 		    struct st_program **out, enum st_pool *failed_pool)
 {
@@ -665,12 +630,19 @@ int st_builder_seal(struct st_builder *b, const struct st_pool_place *places,
 
 	if (rc)
 		goto fail;
-	tidy_lists(b);
 	snprintf(p->name, sizeof(p->name), "%s", b->name);
-	p->n_ops = b->ops.n;
+	p->n_ops = n_ops(b);
 	p->n_claims = b->claims.n;
 	p->n_touches = b->touches.n;
 	p->n_resources = b->n_resources;
+	if (b->is_sketch) {
+		rc = seal_sketch(b, p);
+		if (rc)
+			goto fail;
+		*out = p;
+		return 0;
+	}
+	tidy_lists(b);
 	if (!take_vec(&b->ops, &p->ops) || !take_vec(&b->uses, &p->uses) ||
 	    !take_vec(&b->deps, &p->deps) || !take_vec(&b->imports, &p->imports) ||
 	    !take_vec(&b->claims, &p->claims) || !take_vec(&b->touches, &p->touch_list)) {

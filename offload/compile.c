@@ -830,6 +830,8 @@ int st_compile(const struct st_plan *plan, enum st_variant v, const struct st_po
 
 	if (rc)
 		return rc;
+	if (!places)
+		st_builder_sketch(e.b);
 	e.param = calloc(l->n_units, sizeof(*e.param));
 	e.accum = calloc(l->n_units, sizeof(*e.accum));
 	e.next_tile = calloc(l->n_units, sizeof(*e.next_tile));

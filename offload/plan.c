@@ -47,6 +47,17 @@ const char *st_variant_name(enum st_variant v)
 	return variants[v].name;
 }
 
+const char *st_why_text(enum st_why w)
+{
+	static const char *const texts[ST_WHY_N] = {
+#define ST_X(name, text) text,
+		ST_WHYS(ST_X)
+#undef ST_X
+	};
+
+	return texts[w];
+}
+
 const struct st_variant_desc *st_variant_desc(enum st_variant v)
 {
 	return &variants[v].desc;
@@ -148,14 +159,21 @@ static void interleave(struct st_plan *p, enum st_update eager)
 	for (uint32_t u = 0; u < n; u++) {
 		unit_traffic(p, u, &update, &read);
 		p->mode[u] = eager;
+		p->why[u] = eager == ST_UPDATE_DEFERRED ? ST_WHY_NORM
+			    : update == 0               ? ST_WHY_MOVES_NOTHING
+							: ST_WHY_BACKWARD;
+		if (update == 0 || eager == ST_UPDATE_DEFERRED)
+			continue;
 		if (is_of_first_stage(p, u)) {
-			p->mode[u] = update > 0 ? ST_UPDATE_DEFERRED : eager;
+			p->mode[u] = ST_UPDATE_DEFERRED;
+			p->why[u] = ST_WHY_FIRST_STAGE;
 			continue;
 		}
 		owed += share * update;
-		if (owed < update / 2 || update == 0)
+		if (owed < update / 2)
 			continue;
 		p->mode[u] = ST_UPDATE_DEFERRED;
+		p->why[u] = ST_WHY_FORWARD;
 		owed -= update;
 	}
 }
@@ -165,8 +183,10 @@ static void choose_modes(struct st_plan *p)
 	const struct st_plan_cfg *c = &p->cfg;
 	const struct st_layout *l = p->layout;
 
-	for (uint32_t u = 0; u < l->n_units; u++)
+	for (uint32_t u = 0; u < l->n_units; u++) {
 		p->mode[u] = c->modes ? c->modes[u] : c->update;
+		p->why[u] = ST_WHY_ASKED;
+	}
 	if (c->update == ST_UPDATE_AUTO && !c->modes)
 		interleave(p, !c->needs_norm     ? ST_UPDATE_IMMEDIATE
 			      : c->may_speculate ? ST_UPDATE_SPECULATIVE
@@ -176,8 +196,10 @@ static void choose_modes(struct st_plan *p)
 		/* What is updated in memory is gone; only the store keeps what was before. */
 		for (uint32_t t = l->unit_first_tile[u]; t < l->unit_first_tile[u + 1]; t++)
 			if (p->mode[u] == ST_UPDATE_SPECULATIVE &&
-			    ~p->on_nvme[t] & (ST_ON_NVME_PARAM | ST_ON_NVME_STATE))
+			    ~p->on_nvme[t] & (ST_ON_NVME_PARAM | ST_ON_NVME_STATE)) {
 				p->mode[u] = ST_UPDATE_DEFERRED;
+				p->why[u] = ST_WHY_IN_MEMORY;
+			}
 		p->has_pending |= p->mode[u] != ST_UPDATE_IMMEDIATE;
 		p->speculates |= p->mode[u] == ST_UPDATE_SPECULATIVE;
 	}
@@ -265,7 +287,7 @@ static void drop_programs(struct st_plan *p)
 	}
 }
 
-/* Compile all wanted variants, each on one of the machine's threads; what became of each. */
+/* All wanted variants, each made on one of the machine's threads; what became of each. */
 struct compiled {
 	struct st_program *program[ST_VARIANT_N]; /* NULL: not wanted, or failed */
 	enum st_pool failed_pool[ST_VARIANT_N];
@@ -287,22 +309,29 @@ static void compile_variants(const struct st_plan *p, const struct st_pool_place
 	}
 }
 
-/* Peak of each pool in serial order, over all variants: the least that can work. */
-static int measure(const struct st_plan *p, uint64_t *need)
+/* The smallest size, in small steps from the peak of serial order, in which all claims of a pool
+ * find a place. */
+static int size_pool(struct compiled *c, enum st_pool pool, uint64_t *bytes)
 {
-	struct compiled c;
-	int rc = 0;
+	bool fits = false;
 
-	compile_variants(p, NULL, &c);
-	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
-		if (c.error[v].rc)
-			rc = st_error_raise(&c.error[v]);
-		for (unsigned pool = 0; c.program[v] && pool < ST_POOL_N; pool++)
-			if (c.program[v]->pool_peak[pool] > need[pool])
-				need[pool] = c.program[v]->pool_peak[pool];
-		st_program_destroy(c.program[v]);
+	*bytes = 0;
+	for (unsigned v = 0; v < ST_VARIANT_N; v++)
+		if (c->program[v] && c->program[v]->pool_peak[pool] > *bytes)
+			*bytes = c->program[v]->pool_peak[pool];
+	while (!fits) {
+		fits = true;
+		for (unsigned v = 0; fits && v < ST_VARIANT_N; v++) {
+			int rc = c->program[v] ? st_place_try(c->program[v], pool, *bytes) : 0;
+
+			if (rc && rc != STRATA_E_NO_FIT)
+				return rc;
+			fits = !rc;
+		}
+		if (!fits)
+			*bytes += align_up(*bytes / 32 + ALIGN_BYTES);
 	}
-	return rc;
+	return 0;
 }
 
 static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
@@ -318,33 +347,62 @@ static void lay_out(struct st_plan *p, const uint64_t *pool_bytes)
 	memcpy(p->arena_bytes, at, sizeof(at));
 }
 
-/* Compile all variants into pools of these sizes; a pool that is too fragmented grows a little. */
-static int compile_all(struct st_plan *p, uint64_t *pool_bytes)
+/* Sizes of pools: the least that hold all programs as they are planned, and what the pools get. */
+struct sizes {
+	uint64_t least[ST_POOL_N], got[ST_POOL_N];
+};
+
+/* The least; from sketches, for most of what is tried on the way to a plan is never run. */
+static int size_pools(struct st_plan *p, struct sizes *s)
+{
+	struct compiled c;
+	int rc = 0, size_rc[ST_POOL_N] = { 0 };
+
+	compile_variants(p, NULL, &c);
+	for (unsigned v = 0; v < ST_VARIANT_N; v++)
+		if (c.error[v].rc)
+			rc = st_error_raise(&c.error[v]);
+#pragma omp parallel for schedule(dynamic)
+	for (int pool = 0; pool < ST_POOL_N; pool++)
+		size_rc[pool] = rc ? 0 : size_pool(&c, pool, &s->least[pool]);
+	for (unsigned pool = 0; pool < ST_POOL_N; pool++)
+		rc = rc || !size_rc[pool] ? rc : st_fail(size_rc[pool], "plan");
+	for (unsigned v = 0; v < ST_VARIANT_N; v++)
+		st_program_destroy(c.program[v]);
+	memcpy(s->got, s->least, sizeof(s->got));
+	lay_out(p, s->got);
+	return rc;
+}
+
+/* The programs, in pools of these sizes. In a larger pool claims are spread, and it can happen that
+ * one then finds no range that is long enough: such a pool gets the least, which is known to do. */
+static int compile_all(struct st_plan *p, struct sizes *s)
 {
 	bool is_done = false;
 
 	while (!is_done) {
-		bool grows[ST_POOL_N] = { false };
+		bool falls[ST_POOL_N] = { false };
 		struct compiled c;
 		int rc = 0;
 
 		drop_programs(p); /* pools moved */
-		lay_out(p, pool_bytes);
+		lay_out(p, s->got);
 		compile_variants(p, p->places, &c);
 		memcpy(p->program, c.program, sizeof(p->program));
 		is_done = true;
 		for (unsigned v = 0; v < ST_VARIANT_N; v++) {
 			if (c.error[v].rc == STRATA_E_NO_FIT)
-				grows[c.failed_pool[v]] = true;
+				falls[c.failed_pool[v]] = true;
 			else if (c.error[v].rc)
 				rc = st_error_raise(&c.error[v]);
 			is_done &= !c.error[v].rc;
 		}
 		if (rc)
 			return rc;
-		for (unsigned pool = 0; pool < ST_POOL_N; pool++)
-			if (grows[pool])
-				pool_bytes[pool] += align_up(pool_bytes[pool] / 32 + ALIGN_BYTES);
+		for (unsigned pool = 0; pool < ST_POOL_N; pool++) {
+			ST_ASSERT(!falls[pool] || s->got[pool] > s->least[pool]);
+			s->got[pool] = falls[pool] ? s->least[pool] : s->got[pool];
+		}
 	}
 	return 0;
 }
@@ -448,16 +506,6 @@ static int decide_lookup(struct st_plan *p)
 	return 0;
 }
 
-/* The smallest pools that hold all programs, and these in them. */
-static int size_pools(struct st_plan *p, uint64_t *pool_bytes)
-{
-	int rc;
-
-	drop_programs(p);
-	rc = measure(p, pool_bytes);
-	return rc ? rc : compile_all(p, pool_bytes);
-}
-
 static bool fits(const struct st_plan *p)
 {
 	for (unsigned a = 0; a < ST_ARENA_N; a++)
@@ -468,33 +516,32 @@ static bool fits(const struct st_plan *p)
 
 /* Where the budgets allow it, the update of a table that is looked up ahead is spread over forward;
  * the table then stays in memory beside the blocks. */
-static int try_spread(struct st_plan *p, uint64_t *pool_bytes)
+static int try_spread(struct st_plan *p, struct sizes *s)
 {
-	uint64_t spread[ST_POOL_N] = { 0 };
+	struct sizes spread;
 	int rc;
 
 	if (!p->lookup.n_chunks)
 		return 0;
 	p->spreads_update = true;
-	rc = size_pools(p, spread);
+	rc = size_pools(p, &spread);
 	if (rc)
 		return rc;
 	p->spreads_update = fits(p);
 	if (p->spreads_update)
-		memcpy(pool_bytes, spread, sizeof(spread));
+		*s = spread;
 	return 0;
 }
 
 /* Homes, and the smallest pools that hold all programs with these. */
-static int settle(struct st_plan *p, const struct pins *pins, uint64_t *pool_bytes)
+static int settle(struct st_plan *p, const struct pins *pins, struct sizes *s)
 {
 	int rc;
 
 	p->spreads_update = false;
-	memset(pool_bytes, 0, ST_POOL_N * sizeof(*pool_bytes));
 	place_homes(p, pins);
 	rc = decide_lookup(p);
-	return rc ? rc : size_pools(p, pool_bytes);
+	return rc ? rc : size_pools(p, s);
 }
 
 static uint64_t unit_state_bytes(const struct st_layout *l, uint32_t unit)
@@ -565,14 +612,14 @@ static void choose_pins(const struct st_plan *p, const uint64_t *free_bytes, str
  * Keep in memory what the budgets allow beside the pools with their run-ahead. Other homes make
  * other programs, and these may need other pools: where it does not come out, keep less.
  */
-static int pin(struct st_plan *p, const struct pins *least, uint64_t *pool_bytes)
+static int pin(struct st_plan *p, const struct pins *least, struct sizes *s)
 {
 	struct pins pins = *least;
 	uint64_t free_bytes[ST_ARENA_N] = { 0 };
 	bool is_settled = true; /* with the least */
 
-	spread_rest(p, pool_bytes);
-	lay_out(p, pool_bytes);
+	spread_rest(p, s->got);
+	lay_out(p, s->got);
 	for (unsigned a = 0; a < ST_ARENA_N; a++)
 		if (budget_of(p, a) > p->arena_bytes[a])
 			free_bytes[a] = budget_of(p, a) - p->arena_bytes[a];
@@ -581,21 +628,39 @@ static int pin(struct st_plan *p, const struct pins *least, uint64_t *pool_bytes
 
 		choose_pins(p, free_bytes, &pins);
 		if (memcmp(&pins, least, sizeof(pins)) == 0)
-			return is_settled ? 0 : settle(p, least, pool_bytes);
-		rc = settle(p, &pins, pool_bytes);
+			return is_settled ? 0 : settle(p, least, s);
+		rc = settle(p, &pins, s);
 		if (rc || fits(p))
 			return rc;
+		if (!free_bytes[ST_ARENA_DEVICE] && !free_bytes[ST_ARENA_HOST])
+			return settle(p, least, s);
 		is_settled = false;
 		for (unsigned a = 0; a < ST_ARENA_N; a++)
 			free_bytes[a] = free_bytes[a] > (64u << 20) ? free_bytes[a] / 8 * 7 : 0;
 	}
 }
 
+/* Without a budget nothing is sent to NVMe, unless what that changes elsewhere breaks another. */
+static int keep_all_gradients(struct st_plan *p, struct pins *least, struct sizes *s)
+{
+	const struct pins none = *least;
+	int rc;
+
+	if (p->cfg.rest != ST_REST_FIT || budget_of(p, ST_ARENA_HOST))
+		return 0;
+	least->grads = p->layout->n_tiles;
+	rc = settle(p, least, s);
+	if (rc || fits(p))
+		return rc;
+	*least = none;
+	return settle(p, least, s);
+}
+
 static int decide(struct st_plan *p)
 {
-	struct pins kept = { 0 };
-	uint64_t pool_bytes[ST_POOL_N];
-	int rc = settle(p, &kept, pool_bytes);
+	struct pins least = { 0 };
+	struct sizes s;
+	int rc = settle(p, &least, &s);
 
 	if (rc)
 		return rc;
@@ -603,19 +668,18 @@ static int decide(struct st_plan *p)
 	rc = check_budget(p, ST_ARENA_DEVICE, "device", "strata.device.memory");
 	if (!rc)
 		rc = check_budget(p, ST_ARENA_HOST, "host", "strata.host.memory");
-	if (!rc && p->cfg.rest == ST_REST_FIT && !budget_of(p, ST_ARENA_HOST)) {
-		kept.grads = p->layout->n_tiles; /* no budget sends them to NVMe */
-		rc = settle(p, &kept, pool_bytes);
-	}
 	if (!rc)
-		rc = pin(p, &kept, pool_bytes);
+		rc = keep_all_gradients(p, &least, &s);
 	if (!rc)
-		rc = try_spread(p, pool_bytes);
+		rc = pin(p, &least, &s);
+	if (!rc)
+		rc = try_spread(p, &s);
 	if (rc)
 		return rc;
-	spread_rest(p, pool_bytes);
-	drop_programs(p);
-	return compile_all(p, pool_bytes);
+	spread_rest(p, s.got);
+	rc = compile_all(p, &s);
+	ST_ASSERT(rc || fits(p));
+	return rc;
 }
 
 int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
@@ -641,8 +705,10 @@ int st_plan_create(struct st_plan **out, const struct st_plan_cfg *cfg)
 	p->state_addr = calloc(p->layout->n_tiles, sizeof(*p->state_addr));
 	p->rest_addr = calloc(p->layout->n_tiles, sizeof(*p->rest_addr));
 	p->mode = calloc(p->layout->n_units, sizeof(*p->mode));
+	p->why = calloc(p->layout->n_units, sizeof(*p->why));
 	p->on_nvme = calloc(p->layout->n_tiles, sizeof(*p->on_nvme));
-	if (!p->param_addr || !p->state_addr || !p->rest_addr || !p->mode || !p->on_nvme) {
+	if (!p->param_addr || !p->state_addr || !p->rest_addr || !p->mode || !p->why ||
+	    !p->on_nvme) {
 		rc = st_fail(-ENOMEM, "plan");
 		goto fail;
 	}
@@ -668,6 +734,7 @@ void st_plan_destroy(struct st_plan *p)
 	free(p->state_addr);
 	free(p->rest_addr);
 	free(p->mode);
+	free(p->why);
 	free(p->on_nvme);
 	free(p);
 }

@@ -44,6 +44,23 @@ enum st_lookahead {
 	ST_LOOKAHEAD_OFF,
 };
 
+/* Why a unit is updated when it is. */
+#define ST_WHYS(X)                                                                                 \
+	X(ASKED, "as configured")                                                                  \
+	X(FIRST_STAGE, "forward needs it first and backward is done with it last")                 \
+	X(FORWARD, "forward moves its share of the bytes then")                                    \
+	X(BACKWARD, "backward moves its share of the bytes then")                                  \
+	X(MOVES_NOTHING, "the update moves nothing, so it need not wait")                          \
+	X(NORM, "the norm must be known before, and no commit of each step leaves a way back")     \
+	X(IN_MEMORY, "what is updated in memory has no way back should the step clip")
+
+enum st_why {
+#define ST_X(name, text) ST_WHY_##name,
+	ST_WHYS(ST_X)
+#undef ST_X
+		ST_WHY_N
+};
+
 enum st_home { ST_HOME_DEVICE, ST_HOME_HOST, ST_HOME_NVME };
 
 /* Where rounded gradients wait for a deferred update. */
@@ -101,6 +118,7 @@ struct st_plan {
 	struct st_plan_cfg cfg;
 	struct st_layout *layout;
 	enum st_update *mode;       /* [n_units] when each unit is updated */
+	enum st_why *why;           /* [n_units] */
 	bool has_pending;           /* steps leave an update behind, of some unit */
 	bool speculates;            /* some unit is SPECULATIVE */
 	uint8_t *on_nvme;           /* [n_tiles] ST_ON_NVME_*; a unit's tiles agree on PARAM */
@@ -127,6 +145,7 @@ ST_MUST_CHECK int st_plan_create(struct st_plan **out, const struct st_plan_cfg 
 void st_plan_destroy(struct st_plan *p);
 
 const char *st_variant_name(enum st_variant v);
+const char *st_why_text(enum st_why w);
 /** st_plan_steady() - the program of a step in the middle of a run that never clips. */
 const struct st_program *st_plan_steady(const struct st_plan *p);
 
@@ -139,7 +158,8 @@ uint64_t st_plan_disk_bytes(const struct st_plan *p, unsigned n_paths);
 /* Resources, by number (program.h): */
 uint32_t st_plan_resources(const struct st_layout *l);
 
-/* offload/compile.c: emit one variant. Addresses of homes are taken from the plan. */
+/* offload/compile.c: emit one variant. Addresses of homes are taken from the plan.
+ * @param places  NULL: a sketch (st_builder_sketch()) */
 ST_MUST_CHECK int st_compile(const struct st_plan *plan, enum st_variant v,
 			     const struct st_pool_place *places, struct st_program **out,
 			     enum st_pool *failed_pool);

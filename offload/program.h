@@ -208,6 +208,13 @@ ST_MUST_CHECK int st_builder_create(struct st_builder **out, const char *name,
 				    uint32_t n_resources);
 void st_builder_destroy(struct st_builder *b);
 
+/**
+ * st_builder_sketch() - to be called first: of what is emitted only the claims are kept, when they
+ * live, and the bytes of each lane. Sealed it has pool_peak and lane_bytes, and can be tried in
+ * pools (st_place_try()); it can not be run. A tenth of the work.
+ */
+void st_builder_sketch(struct st_builder *b);
+
 /** st_builder_op() - append an operation; the calls below then speak of it. @return its index */
 uint32_t st_builder_op(struct st_builder *b, enum st_op_kind kind, uint32_t unit, uint32_t tile,
 		       uint32_t stage, uint32_t mb);
@@ -240,6 +247,14 @@ ST_MUST_CHECK int st_builder_seal(struct st_builder *b, const struct st_pool_pla
 				  struct st_program **out, enum st_pool *failed_pool);
 
 void st_program_destroy(struct st_program *p);
+
+/**
+ * st_place_pool() - place the claims of one pool; what sealing does for each.
+ * @return 0; STRATA_E_NO_FIT; -ENOMEM
+ */
+ST_MUST_CHECK int st_place_pool(struct st_program *p, enum st_pool pool, uint64_t bytes);
+/** st_place_try() - would that do? The claims lie anywhere afterwards. @return as above */
+ST_MUST_CHECK int st_place_try(struct st_program *p, enum st_pool pool, uint64_t bytes);
 
 /**
  * st_program_verify() - check a sealed program without trusting the builder: edges point back;

@@ -616,6 +616,8 @@ static int compile(const struct st_rank_cfg *cfg, bool is_pending,
 	int rc = st_builder_create(&e.b, is_pending ? "step with a pending update" : "step",
 				   3 * (uint32_t)n_units + 1);
 
+	if (!rc && !places)
+		st_builder_sketch(e.b);
 	e.is_updated = calloc(n_units, sizeof(*e.is_updated));
 	if (rc || !lists || !e.is_updated) {
 		rc = rc ? rc : st_fail(-ENOMEM, "program of a rank");
@@ -687,50 +689,82 @@ static void lay_out(struct st_rank *r, const uint64_t *pool, struct st_pool_plac
 	}
 }
 
-/* Both programs into pools of these sizes, which grow where claims do not fit side by side. */
-static int compile_all(struct st_rank *r, uint64_t *pool)
+static bool has_two(const struct st_rank *r)
+{
+	return r->cfg.style == ST_RANK_STRATA && r->cfg.update == ST_UPDATE_DEFERRED;
+}
+
+/* Sizes of pools: the least that hold both programs, what they get, the largest claim of each. */
+struct sizes {
+	uint64_t least[ST_POOL_N], got[ST_POOL_N], largest[ST_POOL_N];
+};
+
+/* Both programs; a pool too large to be filled without gaps gets the least, which is known to do.
+ */
+static int compile_all(struct st_rank *r, struct sizes *s)
 {
 	struct st_pool_place places[ST_POOL_N];
-	bool has_two = r->cfg.style == ST_RANK_STRATA && r->cfg.update == ST_UPDATE_DEFERRED;
 	enum st_pool failed = 0;
 	int rc;
 
 	do {
-		lay_out(r, pool, places);
+		lay_out(r, s->got, places);
 		if (r->first != r->steady)
 			st_program_destroy(r->first);
 		st_program_destroy(r->steady);
 		r->first = r->steady = NULL;
-		rc = compile(&r->cfg, has_two, places, &r->steady, &failed);
-		if (!rc && has_two)
+		rc = compile(&r->cfg, has_two(r), places, &r->steady, &failed);
+		if (!rc && has_two(r))
 			rc = compile(&r->cfg, false, places, &r->first, &failed);
 		else if (!rc)
 			r->first = r->steady;
-		if (rc == STRATA_E_NO_FIT)
-			pool[failed] += align_up(pool[failed] / 32 + ALIGN_BYTES);
+		if (rc == STRATA_E_NO_FIT) {
+			ST_ASSERT(s->got[failed] > s->least[failed]);
+			s->got[failed] = s->least[failed];
+		}
 	} while (rc == STRATA_E_NO_FIT);
 	return rc;
 }
 
-/* The least that serial order needs, and the largest claim of each pool. */
-static int measure(const struct st_rank *r, uint64_t *need, uint64_t *largest)
+/* The smallest size, in small steps from the peak of serial order, in which a pool's claims lie. */
+static int size_pool(struct st_program *const sketch[2], enum st_pool pool, uint64_t *bytes)
 {
-	bool has_two = r->cfg.style == ST_RANK_STRATA && r->cfg.update == ST_UPDATE_DEFERRED;
+	int rc = STRATA_E_NO_FIT;
 
-	for (unsigned v = 0; v < 1u + has_two; v++) {
-		struct st_program *p;
-		int rc = compile(&r->cfg, v == 1, NULL, &p, NULL);
-
-		if (rc)
-			return rc;
-		for (unsigned i = 0; i < ST_POOL_N; i++)
-			need[i] = p->pool_peak[i] > need[i] ? p->pool_peak[i] : need[i];
-		for (uint32_t i = 0; i < p->n_claims; i++)
-			if (p->claims[i].bytes > largest[p->claims[i].pool])
-				largest[p->claims[i].pool] = p->claims[i].bytes;
-		st_program_destroy(p);
+	*bytes = 0;
+	for (unsigned v = 0; v < 2 && sketch[v]; v++)
+		if (sketch[v]->pool_peak[pool] > *bytes)
+			*bytes = sketch[v]->pool_peak[pool];
+	while (rc == STRATA_E_NO_FIT) {
+		rc = 0;
+		for (unsigned v = 0; !rc && v < 2 && sketch[v]; v++)
+			rc = st_place_try(sketch[v], pool, *bytes);
+		if (rc == STRATA_E_NO_FIT)
+			*bytes += align_up(*bytes / 32 + ALIGN_BYTES);
 	}
-	return 0;
+	return rc;
+}
+
+static int measure(const struct st_rank *r, struct sizes *s)
+{
+	struct st_program *sketch[2] = { NULL, NULL };
+	int rc = 0;
+
+	for (unsigned v = 0; !rc && v < 1u + has_two(r); v++) {
+		rc = compile(&r->cfg, v == 1, NULL, &sketch[v], NULL);
+		for (uint32_t i = 0; !rc && i < sketch[v]->n_claims; i++)
+			if (sketch[v]->claims[i].bytes > s->largest[sketch[v]->claims[i].pool])
+				s->largest[sketch[v]->claims[i].pool] = sketch[v]->claims[i].bytes;
+	}
+	for (unsigned pool = 0; !rc && pool < ST_POOL_N; pool++) {
+		rc = size_pool(sketch, pool, &s->least[pool]);
+		if (rc)
+			rc = st_fail(rc, "rank");
+	}
+	st_program_destroy(sketch[0]);
+	st_program_destroy(sketch[1]);
+	memcpy(s->got, s->least, sizeof(s->got));
+	return rc;
 }
 
 /* Room to run ahead: two more of the largest buffers that move, as far as the budgets go. */
@@ -759,7 +793,8 @@ static uint64_t budget(uint64_t asked, double memory)
 
 int st_rank_create(struct st_rank **out, const struct st_rank_cfg *cfg)
 {
-	uint64_t pool[ST_POOL_N] = { 0 }, largest[ST_POOL_N] = { 0 };
+	struct st_pool_place places[ST_POOL_N];
+	struct sizes s = { .got = { 0 } };
 	struct st_rank *r = calloc(1, sizeof(*r));
 	int rc;
 
@@ -772,13 +807,12 @@ int st_rank_create(struct st_rank **out, const struct st_rank_cfg *cfg)
 	r->budget_bytes[ST_ARENA_HOST] =
 		budget(cfg->host_bytes, cfg->hw->host_memory_bytes / cfg->hw->ranks_per_node);
 	place_homes(r);
-	rc = measure(r, pool, largest);
-	if (!rc)
-		rc = compile_all(r, pool);
+	rc = measure(r, &s);
 	if (!rc) {
+		lay_out(r, s.got, places);
 		memcpy(r->min_bytes, r->arena_bytes, sizeof(r->min_bytes));
-		spread_rest(r, pool, largest);
-		rc = compile_all(r, pool);
+		spread_rest(r, s.got, s.largest);
+		rc = compile_all(r, &s);
 	}
 	if (rc) {
 		st_rank_destroy(r);
