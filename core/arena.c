@@ -44,6 +44,22 @@ int st_arena_init(struct st_arena *a, size_t bytes, const char *name)
 	return 0;
 }
 
+size_t st_arena_resident_bytes(const struct st_arena *a)
+{
+	unsigned char in[1024];
+	size_t sum = 0;
+
+	for (size_t at = 0; at < a->bytes; at += sizeof(in) * 4096) {
+		size_t n = a->bytes - at < sizeof(in) * 4096 ? a->bytes - at : sizeof(in) * 4096;
+
+		if (mincore(a->base + at, n, in))
+			return 0;
+		for (size_t i = 0; i < n / 4096; i++)
+			sum += in[i] & 1 ? 4096 : 0;
+	}
+	return sum;
+}
+
 void st_arena_fini(struct st_arena *a)
 {
 	if (a->base)

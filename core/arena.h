@@ -28,6 +28,9 @@ struct st_arena {
  */
 ST_MUST_CHECK int st_arena_init(struct st_arena *a, size_t bytes, const char *name);
 
+/** st_arena_resident_bytes() - how much of it lies in memory now. */
+size_t st_arena_resident_bytes(const struct st_arena *a);
+
 /** st_arena_fini() - unmap; a zeroed arena is accepted. */
 void st_arena_fini(struct st_arena *a);
 

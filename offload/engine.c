@@ -13,6 +13,7 @@
 #include "core/arena.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "offload/bound.h"
 #include "offload/exec.h"
 #include "offload/executor.h"
 #include "offload/lanes_real.h"
@@ -783,39 +784,35 @@ bool st_engine_resumed(const struct st_engine *e, struct st_snapshot *out)
 	return e->has_snapshot;
 }
 
-/* Least time in which the drives move a step's bytes, at the rate they have under load. */
-static void bound_nvme(struct st_step_lanes *l, struct st_engine *e,
-		       const struct st_lanes_stats *now)
+/* The drives' rate under load, from what they moved lately. */
+static double loaded_rate(struct st_engine *e, const struct st_lanes_stats *now)
 {
-	const struct st_lanes_stats *was = &e->at_report;
-	uint64_t bytes = now->read.bytes + now->write.bytes - was->read.bytes - was->write.bytes;
 	uint64_t loaded_bytes = now->io_loaded_bytes - e->at_rate.io_loaded_bytes;
 	int64_t loaded_ns = now->io_loaded_ns - e->at_rate.io_loaded_ns;
-	bool is_enough = loaded_bytes >= LOADED_BYTES && loaded_ns > 0;
 	double rate = loaded_ns > 0 ? (double)loaded_bytes / ((double)loaded_ns * 1e-9) : 0;
 
-	if (is_enough) {
+	if (loaded_bytes >= LOADED_BYTES && loaded_ns > 0) {
 		e->loaded_bytes_per_s = rate;
 		e->at_rate = *now;
 	}
-	l->loaded_bytes_per_s = e->loaded_bytes_per_s > 0 ? e->loaded_bytes_per_s : rate;
-	l->nvme_ns = now->io_busy_ns - was->io_busy_ns;
-	if (!(l->loaded_bytes_per_s > 0))
-		return;
-	if ((double)bytes / l->loaded_bytes_per_s * 1e9 < (double)l->nvme_ns)
-		l->nvme_ns = (int64_t)((double)bytes / l->loaded_bytes_per_s * 1e9);
+	return e->loaded_bytes_per_s > 0 ? e->loaded_bytes_per_s : rate;
 }
 
 static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lanes_stats *now)
 {
 	const struct st_lanes_stats *was = &e->at_report;
 	int64_t kind[ST_OP_KINDS];
+	struct st_work w = {
+		.io_most_s = (double)(now->io_busy_ns - was->io_busy_ns) * 1e-9,
+		.read_bytes = now->read.bytes - was->read.bytes,
+		.write_bytes = now->write.bytes - was->write.bytes,
+	};
+	struct st_bound bound;
 	struct st_step_lanes l = {
 		.compute_ns = now->compute_ns - was->compute_ns,
 		.read_ns = now->read.busy_ns - was->read.busy_ns,
 		.write_ns = now->write.busy_ns - was->write.busy_ns,
 		.commit_ns = now->commit_ns - was->commit_ns,
-		.limiting = st_lane_name(ST_LANE_COMPUTE),
 	};
 
 	for (unsigned k = 0; k < ST_OP_KINDS; k++)
@@ -826,19 +823,16 @@ static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lan
 	l.update_ns = kind[ST_OP_UPDATE] + kind[ST_OP_UPDATE_ROWS];
 	if (n_hashers(e))
 		l.checksum_ns = (now->hash_ns - was->hash_ns) / n_hashers(e);
-	bound_nvme(&l, e, now);
-	l.bound_ns = l.compute_ns;
-	if (l.nvme_ns > l.bound_ns) {
-		l.bound_ns = l.nvme_ns;
-		l.limiting = st_lane_name(now->read.bytes - was->read.bytes <
-							  now->write.bytes - was->write.bytes
-						  ? ST_LANE_WRITE
-						  : ST_LANE_READ);
-	}
-	if (l.checksum_ns > l.bound_ns) {
-		l.bound_ns = l.checksum_ns;
-		l.limiting = "checksum";
-	}
+	l.loaded_bytes_per_s = loaded_rate(e, now);
+	w.lane_s[ST_LANE_COMPUTE] = (double)l.compute_ns * 1e-9;
+	w.checksum_s = (double)l.checksum_ns * 1e-9;
+	w.io_s = w.io_most_s;
+	if (l.loaded_bytes_per_s > 0)
+		w.io_s = (double)(w.read_bytes + w.write_bytes) / l.loaded_bytes_per_s;
+	bound = st_bound(&w);
+	l.nvme_ns = llround(bound.io_s * 1e9);
+	l.bound_ns = llround(bound.s * 1e9);
+	l.limiting = bound.limiting;
 	return l;
 }
 
@@ -926,6 +920,12 @@ void st_engine_rebase(struct st_engine *e)
 {
 	e->report_ns = st_now_ns();
 	st_lanes_real_stats(e->lanes, &e->at_report);
+}
+
+void st_engine_resident(const struct st_engine *e, uint64_t bytes[ST_ARENA_N])
+{
+	for (unsigned a = 0; a < ST_ARENA_N; a++)
+		bytes[a] = st_arena_resident_bytes(&e->arena[a]);
 }
 
 const char *st_engine_io(const struct st_engine *e)

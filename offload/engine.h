@@ -76,8 +76,8 @@ struct st_step_in {
 };
 
 /*
- * What each resource was busy with since the step before was reported, and the bound that follows:
- * no order of the same operations, at the rates at which they ran, is faster than the largest of
+ * What each resource was busy with since the step before was reported, and the bound that follows
+ * (offload/bound.h), the largest of
  *	compute	  the lane was busy
  *	nvme	  bytes moved, over the drives' rate under load: over the last 64 MiB or more that
  *		  were moved under load, those of this step included (before, over all so far); and
@@ -161,6 +161,9 @@ ST_MUST_CHECK int st_engine_state_hash(struct st_engine *e, uint64_t *hash);
 /** st_engine_rebase() - what moved and passed until now does not count for the next step's report.
  */
 void st_engine_rebase(struct st_engine *e);
+
+/** st_engine_resident() - bytes of each arena that lie in memory, as the kernel counts. */
+void st_engine_resident(const struct st_engine *e, uint64_t bytes[ST_ARENA_N]);
 
 /** st_engine_io() - name of the I/O backend in use; static storage. */
 const char *st_engine_io(const struct st_engine *e);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "offload/bound.h"
 #include "offload/executor.h"
 #include "offload/lanes_sim.h"
 
@@ -196,68 +197,63 @@ static double lane_speed(void *user, enum st_lane lane, uint32_t serving)
 
 /* ---- the bound ----------------------------------------------------------------------------- */
 
-/* The least time in which drives that need r seconds for reads and w for writes, alone, do both. */
-static double nvme_s(const struct st_predict_cfg *c, double r, double w)
+/* What the operations of a phase take of each lane, in seconds, and the bytes they move. */
+struct amount {
+	double lane_s[ST_LANE_N];
+	uint64_t bytes[ST_LANE_N];
+};
+
+/* The bound of so much work; what a lane loses beside another counts for as long as that other has
+ * to do at all. */
+static struct st_bound bound_of(const struct st_predict_cfg *c, const struct amount *a,
+				double most_s)
 {
 	struct st_drive_rates d = st_hardware_drives(c->hw);
-	double read_mix = r / beside(d.mixed_read, d.read);
-	double write_mix = w / beside(d.mixed_write, d.write);
-	/* Both at once until one direction has nothing left, the other then alone. */
-	double at_once = read_mix < write_mix
-				 ? read_mix + w - read_mix * beside(d.mixed_write, d.write)
-				 : write_mix + r - write_mix * beside(d.mixed_read, d.read);
-	double always_at_once = read_mix > write_mix ? read_mix : write_mix;
+	double io_s = st_bound_io_s(&d, a->lane_s[ST_LANE_READ], a->lane_s[ST_LANE_WRITE]);
+	double compute_s = a->lane_s[ST_LANE_COMPUTE];
+	struct st_work w = {
+		.io_s = io_s + (io_s > 0 ? (1 - c->hw->io_beside_compute) * compute_s : 0),
+		.io_most_s = most_s,
+		.read_bytes = a->bytes[ST_LANE_READ],
+		.write_bytes = a->bytes[ST_LANE_WRITE],
+	};
 
-	if (always_at_once < at_once)
-		at_once = always_at_once;
-	return at_once < r + w ? at_once : r + w;
+	memcpy(w.lane_s, a->lane_s, sizeof(w.lane_s));
+	w.lane_s[ST_LANE_COMPUTE] += (1 - c->hw->compute_beside_io) *
+				     fmin(io_s, a->lane_s[ST_LANE_READ] + a->lane_s[ST_LANE_WRITE]);
+	return st_bound(&w);
 }
 
-/* The least time for these amounts of work, by lane; which one needs it. */
-static double least_s(const struct st_predict_cfg *c, const double work[ST_LANE_N],
-		      enum st_lane *limiting)
-{
-	double least[ST_LANE_N] = { 0 };
-	double io = nvme_s(c, work[ST_LANE_READ], work[ST_LANE_WRITE]);
-	enum st_lane most = ST_LANE_COMPUTE;
-
-	for (unsigned l = 0; l < ST_LANE_N; l++)
-		if (l != ST_LANE_READ && l != ST_LANE_WRITE && l != ST_LANE_COMMIT)
-			least[l] = work[l];
-	least[ST_LANE_COMPUTE] += (1 - c->hw->compute_beside_io) * io;
-	least[work[ST_LANE_READ] < work[ST_LANE_WRITE] ? ST_LANE_WRITE : ST_LANE_READ] =
-		io + (1 - c->hw->io_beside_compute) * (io > 0 ? work[ST_LANE_COMPUTE] : 0);
-	for (unsigned l = 0; l < ST_LANE_N; l++)
-		if (least[l] > least[most])
-			most = l;
-	*limiting = most;
-	return least[most];
-}
-
+/* out->step_s is there. */
 static void add_bounds(struct st_prediction *out, const struct st_predict_cfg *c)
 {
 	const struct st_program *p = c->steady;
-	double phase[2][ST_LANE_N] = { { 0 } }, all[ST_LANE_N], shift, by_phase;
-	enum st_lane unused;
+	struct amount phase[2] = { 0 }, all;
+	struct st_bound bound;
+	double shift, by_phase = 0;
 	unsigned at = 0;
 
 	for (uint32_t i = 0; i < p->n_ops; i++) {
 		at |= p->ops[i].kind == ST_OP_BACKWARD;
-		phase[at][p->ops[i].lane] += st_predict_op_s(c, p, i);
+		phase[at].lane_s[p->ops[i].lane] += st_predict_op_s(c, p, i);
+		phase[at].bytes[p->ops[i].lane] += p->ops[i].bytes;
 	}
 	for (unsigned l = 0; l < ST_LANE_N; l++) {
-		all[l] = phase[0][l] + phase[1][l];
-		out->lane[l].work_s = all[l];
-		out->lane[l].bytes = p->lane_bytes[l];
+		out->lane[l].work_s = all.lane_s[l] = phase[0].lane_s[l] + phase[1].lane_s[l];
+		out->lane[l].bytes = all.bytes[l] = p->lane_bytes[l];
 	}
-	out->bound_s = least_s(c, all, &out->limiting);
+	bound = bound_of(c, &all, out->step_s);
+	out->bound_s = bound.s;
+	out->limiting = bound.lane;
 	/* Reads may run ahead into the phase before, writes behind into the next, by the pools. */
 	shift = 2.0 *
 		(double)(p->place[ST_POOL_PARAM].bytes + p->place[ST_POOL_STATE].bytes +
 			 p->place[ST_POOL_REST].bytes) /
 		fmin(st_hardware_drives(c->hw).mixed_read, st_hardware_drives(c->hw).mixed_write);
-	by_phase = least_s(c, phase[0], &unused) + least_s(c, phase[1], &unused) - shift;
-	out->bound_by_phase_s = by_phase > out->bound_s ? by_phase : out->bound_s;
+	for (unsigned i = 0; i < 2; i++)
+		by_phase += bound_of(c, &phase[i], 0).s;
+	by_phase = fmin(by_phase - shift, out->step_s);
+	out->bound_by_phase_s = fmax(by_phase, out->bound_s);
 }
 
 /* ---- the run ------------------------------------------------------------------------------- */
@@ -432,8 +428,8 @@ int st_predict(struct st_prediction *out, const struct st_predict_cfg *cfg)
 	if (!rc) {
 		struct st_prediction p = { 0 };
 
-		add_bounds(&p, cfg);
 		read_off(&p, s);
+		add_bounds(&p, cfg);
 		*out = p;
 	}
 	st_executor_destroy(s->x);

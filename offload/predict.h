@@ -14,16 +14,16 @@
  *				the device's; they add, for they follow each other; and its latency
  *	reduce, update		parameters (or bytes of memory) at the host's rate
  *	reads, writes		bytes at the drives' rate; rows that are looked up, at least their
- *I/Os copies, gathers		bytes at the link's Reads and writes in flight together have the
- *mixed rates; compute beside I/O and I/O beside compute go at the speed under load. The gate of a
- *step opens when the loss of the step before is known, as in the engine.
+ *				I/Os
+ *	copies, gathers		bytes at the link's
+ * Reads and writes in flight together have the mixed rates; compute beside I/O and I/O beside
+ * compute go at the speed under load. The gate of a step opens when the loss of the step before is
+ * known, as in the engine.
  *
- * The bound is what no order of the same operations could beat: the busiest resource's work.
- *	nvme	 the least time for so many bytes read and written, together or apart
- *	compute	 its work, and what it loses while I/O is going on at all
- *	bound	 the largest of all, over the whole step
- *	by phase the largest in forward plus the largest in backward (and after it), less what the
- *		 buffers can shift between the two: what the chosen update mode allows
+ * The bound (offload/bound.h) is the busiest resource's work; the drives' is all bytes at their
+ * mixed rate, and never more than the simulated step. By phase: the bound of forward plus that of
+ * backward (and after it), less what the buffers can shift between the two: what the chosen update
+ * modes allow.
  */
 #ifndef OFFLOAD_PREDICT_H
 #define OFFLOAD_PREDICT_H

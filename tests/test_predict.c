@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "model/gpt2.h"
+#include "offload/bound.h"
 #include "offload/predict.h"
 #include "offload/rank.h"
 #include "strata/train.h"
@@ -155,6 +156,50 @@ START_TEST(directions_share_a_drive_or_do_not)
 	p = predict(&h, &hw);
 	ck_assert_double_eq_tol(p.step_s, 2.0, 1e-6);
 	ck_assert_double_eq_tol(p.bound_s, 2.0, 1e-6);
+	/* Slower than one after the other, which would take 2 s: 0.6 each until the write is done.
+	 */
+	hw.mixed_bytes_per_s = 1.2e9;
+	hw.mixed_read_share = 0.5;
+	p = predict(&h, &hw);
+	ck_assert_double_eq_tol(p.step_s, 1 / 0.6 + 0.5, 1e-6);
+	ck_assert_double_eq_tol(p.bound_s, 1 / 0.6 + 0.5, 1e-6);
+	ck_assert_int_eq(p.limiting, ST_LANE_READ);
+}
+END_TEST
+
+/* At the proportion at which the mixed rate was taken the drives' part is bytes over that rate. */
+START_TEST(reads_and_writes_share_one_rate)
+{
+	const struct st_drive_rates d = {
+		.read = 2e9, .write = 1e9, .mixed_read = 0.9e9, .mixed_write = 0.3e9
+	};
+	struct st_work w = { .read_bytes = 3 * GB, .write_bytes = GB };
+	struct st_bound b;
+
+	w.io_s = st_bound_io_s(&d, 3e9 / d.read, 1e9 / d.write);
+	ck_assert_double_eq_tol(w.io_s, 4e9 / 1.2e9, 1e-9);
+	/* One direction alone has its own rate. */
+	ck_assert_double_eq_tol(st_bound_io_s(&d, 0, 2), 2, 1e-9);
+	ck_assert_double_eq_tol(st_bound_io_s(&d, 3, 0), 3, 1e-9);
+	/* The longest resource limits. */
+	w.lane_s[ST_LANE_COMPUTE] = 3;
+	w.lane_s[ST_LANE_READ] = w.lane_s[ST_LANE_COMMIT] = 99; /* stand in io_s, and beside it */
+	b = st_bound(&w);
+	ck_assert_double_eq_tol(b.s, w.io_s, 1e-9);
+	ck_assert_str_eq(b.limiting, "nvme-read");
+	w.lane_s[ST_LANE_H2D] = 4;
+	b = st_bound(&w);
+	ck_assert_double_eq_tol(b.s, 4, 1e-9);
+	ck_assert_int_eq(b.lane, ST_LANE_H2D);
+	w.checksum_s = 5;
+	ck_assert_str_eq(st_bound(&w).limiting, "checksum");
+	/* What was in flight for 2 s needed no longer. */
+	w.io_most_s = 2;
+	w.lane_s[ST_LANE_H2D] = w.checksum_s = 0;
+	b = st_bound(&w);
+	ck_assert_double_eq_tol(b.io_s, 2, 1e-9);
+	ck_assert_double_eq_tol(b.s, 3, 1e-9);
+	ck_assert_str_eq(b.limiting, "compute");
 }
 END_TEST
 
@@ -556,6 +601,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, reads_run_ahead_as_far_as_there_are_buffers);
 	tcase_add_test(tc, directions_share_a_drive_or_do_not);
+	tcase_add_test(tc, reads_and_writes_share_one_rate);
 	tcase_add_test(tc, compute_and_io_slow_each_other);
 	tcase_add_test(tc, no_step_gets_slower_on_a_faster_machine);
 	tcase_add_test(tc, a_rank_moves_the_bytes_of_its_style);
