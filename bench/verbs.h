@@ -11,6 +11,6 @@
 
 extern const struct st_verb st_verb_bench_nvme, st_verb_bench_optim, st_verb_bench_moments;
 extern const struct st_verb st_verb_tune_nvme;
-extern const struct st_verb st_verb_bench_step, st_verb_doctor;
+extern const struct st_verb st_verb_bench_step, st_verb_bench_plan, st_verb_doctor;
 
 #endif

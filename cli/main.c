@@ -61,6 +61,7 @@ static const struct st_verb *const verbs[] = {
 	&st_verb_bench_optim,
 	&st_verb_bench_moments,
 	&st_verb_bench_step,
+	&st_verb_bench_plan,
 	&st_verb_tune_nvme,
 	&st_verb_doctor,
 	&verb_version,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/print.h"
@@ -70,6 +71,50 @@ static void print_tiers(const struct strata_plan *p)
 				printf("  %31s  %s\n", st_bytes_text(part[k].bytes).s,
 				       part[k].what);
 	}
+}
+
+/* "h.0-h.3, h.6": all units from i on that unit i speaks for; those are told then. */
+static void print_names(const struct strata_plan_unit *u, size_t n, size_t i, bool *told)
+{
+	const char *before = "";
+	size_t first = i;
+
+	for (size_t k = i; k <= n; k++) {
+		bool is_alike = k < n && !told[k] && !strcmp(u[k].param_tier, u[i].param_tier) &&
+				!strcmp(u[k].update, u[i].update) && !strcmp(u[k].why, u[i].why);
+
+		if (is_alike) {
+			told[k] = true;
+			continue;
+		}
+		if (k > first)
+			printf("%s%s", before, u[first].name);
+		if (k > first + 1)
+			printf("%s%s", k > first + 2 ? "-" : ", ", u[k - 1].name);
+		before = k > first ? ", " : before;
+		first = k + 1;
+	}
+}
+
+/* One line for all units that are treated alike. */
+static void print_units(const struct strata_plan *p)
+{
+	size_t n;
+	const struct strata_plan_unit *u = strata_plan_units(p, &n);
+	uint64_t pinned = strata_plan_pinned_bytes(p);
+	bool *told = calloc(n + 1, sizeof(*told));
+
+	if (pinned)
+		printf("%s of what lives on nvme stay in memory, as far as the budgets go\n",
+		       st_bytes_text(pinned).s);
+	for (size_t i = 0; told && i < n; i++) {
+		if (told[i])
+			continue;
+		printf("  ");
+		print_names(u, n, i, told);
+		printf(": parameters on %s, %s; %s\n", u[i].param_tier, u[i].update, u[i].why);
+	}
+	free(told);
 }
 
 static void print_nvme(const struct strata_plan *p)
@@ -161,6 +206,7 @@ static void print_table(const struct strata_plan *p)
 	putchar('\n');
 	print_nvme(p);
 	print_lines(p, "summary");
+	print_units(p);
 	print_time(p);
 	if (!strata_plan_fits(p, NULL))
 		print_remedies(p);
@@ -243,6 +289,28 @@ static void json_time(const struct strata_plan *p)
 	putchar(']');
 }
 
+static void json_units(const struct strata_plan *p)
+{
+	size_t n;
+	const struct strata_plan_unit *u = strata_plan_units(p, &n);
+
+	printf(",\"pinned_bytes\":%" PRIu64 ",\"units\":[", strata_plan_pinned_bytes(p));
+	for (size_t i = 0; i < n; i++) {
+		printf("%s{\"name\":", i ? "," : "");
+		st_put_json_string(u[i].name, stdout);
+		printf(",\"params_on\":\"%s\",\"is_pinned\":%s,\"param_bytes\":%" PRIu64
+		       ",\"state_bytes\":%" PRIu64 ",\"state_kept_bytes\":%" PRIu64
+		       ",\"grad_bytes\":%" PRIu64 ",\"grad_kept_bytes\":%" PRIu64
+		       ",\"update\":\"%s\",\"why\":",
+		       u[i].param_tier, u[i].is_pinned ? "true" : "false", u[i].param_bytes,
+		       u[i].state_bytes, u[i].state_kept_bytes, u[i].grad_bytes,
+		       u[i].grad_kept_bytes, u[i].update);
+		st_put_json_string(u[i].why, stdout);
+		putchar('}');
+	}
+	putchar(']');
+}
+
 static void json_remedies(const struct strata_plan *p)
 {
 	const char *message;
@@ -290,6 +358,7 @@ static void print_json(const struct strata_plan *p, bool with_program)
 	printf(",\"nvme_disk_bytes\":%" PRIu64, tier[n - 1].peak_bytes);
 	if (wear > 0)
 		st_member_real("nvme_wear_per_1000_steps", wear);
+	json_units(p);
 	json_time(p);
 	json_remedies(p);
 	json_lines(p, "summary");

@@ -41,6 +41,8 @@ struct strata_plan {
 	struct strata_tier tiers[TIER_N];
 	struct strata_plan_part parts[PARTS_MAX];
 	size_t n_parts;
+	struct strata_plan_unit *units; /* [n_units] */
+	size_t n_units;
 	struct strata_plan_time time;
 	struct strata_plan_lane lanes[ST_LANE_N];
 	size_t n_lanes;
@@ -79,9 +81,11 @@ static void cache_key(const struct strata_plan *p, char *key, size_t bytes)
 	int n;
 
 	st_machine_cpu("", &cpu);
-	n = snprintf(key, bytes, "%s, %s, %s, %s, %zu x %zu of %zu, %zu heads, on", "1", cpu.model,
-		     st_device_caps(s->device)->name, st_dtype_name(s->cfg->dtype), s->model->batch,
-		     s->model->seq, s->gpt2.n_embd, s->gpt2.n_head);
+	n = snprintf(key, bytes, "%s, %s, %s, %s, %s, %u.%u, %zu x %zu of %zu, %zu heads, on", "2",
+		     cpu.model, st_device_caps(s->device)->name, st_dtype_name(s->cfg->dtype),
+		     st_dtype_name(s->cfg->grad_dtype), s->cfg->optimizer.kind,
+		     s->cfg->optimizer.moments, s->model->batch, s->model->seq, s->gpt2.n_embd,
+		     s->gpt2.n_head);
 	at = n < 0 ? 0 : (size_t)n;
 	for (size_t i = 0; i < s->cfg->nvme_paths.n && at < bytes; i++) {
 		struct stat st;
@@ -93,13 +97,11 @@ static void cache_key(const struct strata_plan *p, char *key, size_t bytes)
 	}
 }
 
-static int measure_here(struct strata_plan *p, const struct strata_options *opt, bool *is_known)
+static struct st_measure_cfg measure_cfg(const struct st_setup *s)
 {
-	const struct st_setup *s = &p->setup;
-	struct st_measure_cfg cfg = {
+	return (struct st_measure_cfg){
 		.device = s->device,
-		.dtype = s->cfg->dtype,
-		.grad_dtype = s->cfg->grad_dtype,
+		.formats = st_setup_plan_cfg(s).formats,
 		.rows = s->model->batch * s->model->seq,
 		.seq = s->model->seq,
 		.n_embd = s->gpt2.n_embd,
@@ -111,6 +113,11 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 			 .threads = (unsigned)s->cfg->aio.threads,
 			 .block_bytes = s->cfg->aio.block_bytes },
 	};
+}
+
+static int measure_here(struct strata_plan *p, const struct strata_options *opt, bool *is_known)
+{
+	const struct st_measure_cfg cfg = measure_cfg(&p->setup);
 	char key[512], line[640], *path = cache_path();
 	int rc = 0;
 
@@ -288,6 +295,80 @@ static void describe_memory(struct strata_plan *p)
 		all = p->tiers[a].peak_bytes;
 		add_part(p, a, all > sum ? all - sum : 0, "rounding");
 	}
+}
+
+/* ---- units --------------------------------------------------------------------------------- */
+
+static const char *update_name(enum st_update u)
+{
+	return u == ST_UPDATE_IMMEDIATE  ? "immediate"
+	       : u == ST_UPDATE_DEFERRED ? "deferred"
+					 : "speculative";
+}
+
+/* What stays of a unit, and why just that. */
+static void describe_pins(const struct strata_plan *p, uint32_t u, struct strata_plan_unit *out)
+{
+	const struct st_plan *plan = p->setup.plan;
+	const struct st_plan_cfg *c = &plan->cfg;
+	bool has_param = c->param_home == ST_HOME_NVME && strcmp(out->param_tier, "nvme") != 0;
+	bool has_state = c->state_home == ST_HOME_NVME && out->state_kept_bytes;
+	bool is_on_nvme = c->param_home == ST_HOME_NVME || c->state_home == ST_HOME_NVME;
+	const char *what = has_param && has_state ? "parameters and states"
+			   : has_param            ? "parameters"
+						  : "states";
+
+	out->is_pinned = has_param || has_state;
+	if (out->is_pinned)
+		snprintf(out->why, sizeof(out->why),
+			 "%s stay%s: the budgets have room, and of the first layers' updates the "
+			 "least is hidden; update: ",
+			 what,
+			 out->state_kept_bytes < out->state_bytes && has_state ? " in part" : "");
+	else if (is_on_nvme)
+		snprintf(out->why, sizeof(out->why), "%s; update: ",
+			 c->device_bytes || c->host_bytes ? "no room in the budgets to stay"
+							  : "no budget to stay in");
+}
+
+static int describe_units(struct strata_plan *p)
+{
+	const struct st_plan *plan = p->setup.plan;
+	const struct st_layout *l = plan ? plan->layout : NULL;
+
+	if (p->rank)
+		return 0;
+	p->units = calloc(l->n_units, sizeof(*p->units));
+	if (!p->units)
+		return st_fail(-ENOMEM, "plan");
+	p->n_units = l->n_units;
+	for (uint32_t u = 0; u < l->n_units; u++) {
+		struct strata_plan_unit *out = &p->units[u];
+		uint32_t first = l->unit_first_tile[u];
+		size_t n;
+
+		out->name = l->model->units[u].name;
+		out->param_tier = plan->on_nvme[first] & ST_ON_NVME_PARAM
+					  ? p->tiers[TIER_NVME].name
+					  : p->tiers[plan->param_addr[u].arena].name;
+		out->update = update_name(plan->mode[u]);
+		for (uint32_t t = first; t < l->unit_first_tile[u + 1]; t++) {
+			uint8_t on = plan->on_nvme[t];
+			bool rests = plan->mode[u] != ST_UPDATE_IMMEDIATE;
+
+			out->param_bytes += st_tile_param_bytes(l, t);
+			out->state_bytes += st_tile_state_bytes(l, t);
+			out->state_kept_bytes +=
+				on & ST_ON_NVME_STATE ? 0 : st_tile_state_bytes(l, t);
+			out->grad_bytes += rests ? st_tile_grad_bytes(l, t) : 0;
+			out->grad_kept_bytes +=
+				rests && !(on & ST_ON_NVME_GRAD) ? st_tile_grad_bytes(l, t) : 0;
+		}
+		describe_pins(p, u, out);
+		n = strlen(out->why);
+		snprintf(out->why + n, sizeof(out->why) - n, "%s", st_why_text(plan->why[u]));
+	}
+	return 0;
 }
 
 /* Free bytes of the file systems that the paths are on, each counted once; 0: a path is not there.
@@ -546,6 +627,7 @@ static int predict(struct strata_plan *p)
 		.ranks = p->how.hardware ? st_hardware_ranks(&p->hw) : 1,
 		.is_coarse = p->rank != NULL,
 	};
+	p->n_lanes = 0;
 	take_lanes(p, &out);
 	p->has_time = true;
 	return 0;
@@ -655,6 +737,9 @@ static int make(struct strata_plan *p, const char *config_path, const struct str
 		return rc;
 	describe_memory(p);
 	describe_drives(p);
+	rc = describe_units(p);
+	if (rc)
+		return rc;
 	p->fits = is_fitting(p) && p->fits;
 	if (!p->fits) {
 		suggest_budgets(p);
@@ -708,6 +793,7 @@ void strata_plan_close(struct strata_plan *p)
 	st_rank_destroy(p->rank);
 	if (p->setup.cfg)
 		st_setup_close(&p->setup);
+	free(p->units);
 	free(p);
 	(void)st_error_raise(&last);
 }
@@ -717,6 +803,22 @@ void strata_plan_close(struct strata_plan *p)
 const struct st_setup *st_planner_setup(const struct strata_plan *p)
 {
 	return &p->setup;
+}
+
+int st_planner_measure(const struct strata_plan *p, struct st_hardware *out)
+{
+	struct st_measure_cfg cfg = measure_cfg(&p->setup);
+	uint64_t read, write;
+
+	strata_plan_bytes_per_step(p, &read, &write);
+	cfg.read_share = read + write ? (double)read / (double)(read + write) : 0;
+	return st_measure(out, &cfg);
+}
+
+int st_planner_predict(struct strata_plan *p, const struct st_hardware *hw)
+{
+	p->hw = *hw;
+	return predict(p);
 }
 
 const struct strata_info *strata_plan_info(const struct strata_plan *p)
@@ -747,6 +849,17 @@ const struct strata_plan_part *strata_plan_parts(const struct strata_plan *p, si
 {
 	*n = p->n_parts;
 	return p->parts;
+}
+
+const struct strata_plan_unit *strata_plan_units(const struct strata_plan *p, size_t *n)
+{
+	*n = p->n_units;
+	return p->units;
+}
+
+uint64_t strata_plan_pinned_bytes(const struct strata_plan *p)
+{
+	return p->rank ? 0 : p->setup.plan->pinned_bytes;
 }
 
 const struct strata_plan_time *strata_plan_time(const struct strata_plan *p)

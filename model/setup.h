@@ -9,10 +9,13 @@
 #define MODEL_SETUP_H
 
 #include "core/config.h"
+#include "core/hardware.h"
 #include "model/data.h"
 #include "model/gpt2.h"
 #include "offload/plan.h"
 #include "strata/train.h"
+
+struct st_engine;
 
 struct st_setup {
 	struct st_config *cfg;
@@ -53,5 +56,13 @@ void st_setup_close(struct st_setup *s);
 /** st_planner_setup() - of a plan: what it was made from; its `plan` is NULL where the step is
  *  written down more coarsely. Borrowed. */
 const struct st_setup *st_planner_setup(const struct strata_plan *p);
+/** st_planner_measure() - rates of this machine as it is now, the mixed one of the drives at the
+ *  plan's own proportion of reads; takes some seconds, and nothing is kept. */
+ST_MUST_CHECK int st_planner_measure(const struct strata_plan *p, struct st_hardware *out);
+/** st_planner_predict() - a step at these rates; strata_plan_time() and _lanes() say it. */
+ST_MUST_CHECK int st_planner_predict(struct strata_plan *p, const struct st_hardware *hw);
+
+/** st_trainer_engine() - borrowed, until the trainer is finished or closed. */
+const struct st_engine *st_trainer_engine(const struct strata_trainer *t);
 
 #endif

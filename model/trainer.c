@@ -702,6 +702,11 @@ const struct strata_info *strata_trainer_info(const struct strata_trainer *t)
 	return &t->setup.info;
 }
 
+const struct st_engine *st_trainer_engine(const struct strata_trainer *t)
+{
+	return t->engine;
+}
+
 void strata_trainer_stop(struct strata_trainer *t)
 {
 	atomic_store(&t->stopped, true);

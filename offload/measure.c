@@ -22,7 +22,8 @@
 #define PRODUCT_MAX 8e9 /* operations of one product */
 #define TRIES       2u
 #define TRY_NS      40000000
-#define ELEMS       ((size_t)8 * ST_STORAGE_TILE) /* of the optimizer: more than caches hold */
+#define TILES       8u /* of the optimizer: more than caches hold */
+#define ELEMS       ((size_t)TILES * ST_STORAGE_TILE)
 #define CHUNK_ELEMS ((size_t)16 * STRATA_NUMERIC_TILE)
 #define FILE_BYTES  ((uint64_t)96 << 20) /* a path */
 #define IO_BYTES    ((size_t)1 << 20)
@@ -43,7 +44,7 @@ struct measure {
 
 static struct st_matmul product(const struct measure *m, unsigned form)
 {
-	enum st_dtype t = m->cfg->dtype;
+	enum st_dtype t = m->cfg->formats.dtype;
 	size_t rows = m->rows, in = m->cfg->n_embd, out = m->cols;
 	struct st_matmul mm = { .m = rows,
 				.k = in,
@@ -192,8 +193,8 @@ static int allocate(struct measure *m)
 	m->work = aligned_alloc(4096, m->work_bytes + 4096);
 	if (!m->a || !m->b || !m->c || !m->work)
 		return st_fail(-ENOMEM, "measuring this machine");
-	fill(m->a, m->operand_bytes, c->dtype);
-	fill(m->b, m->operand_bytes, c->dtype);
+	fill(m->a, m->operand_bytes, c->formats.dtype);
+	fill(m->b, m->operand_bytes, c->formats.dtype);
 	memset(m->c, 0, m->operand_bytes);
 	return 0;
 }
@@ -207,14 +208,14 @@ static int measure_compute(struct measure *m)
 {
 	const struct st_measure_cfg *c = m->cfg;
 	struct st_hardware *hw = m->hw;
-	double pass = (double)(m->rows * m->cols * st_dtype_bytes(c->dtype));
+	double pass = (double)(m->rows * m->cols * st_dtype_bytes(c->formats.dtype));
 	double head = 4.0 * (double)(c->n_embd / c->n_head) * (double)c->seq * (double)c->seq;
 	double fwd = time_of(run_product, m, 0);
 	double bwd = time_of(run_product, m, 1) + time_of(run_product, m, 2);
 	double attend = time_of(run_attention, m, 0), attend_bwd = time_of(run_attention, m, 1);
 
 	memset(hw->product_flops, 0, sizeof(hw->product_flops));
-	hw->product_flops[c->dtype] = product_flops(m) / fwd;
+	hw->product_flops[c->formats.dtype] = product_flops(m) / fwd;
 	hw->backward_ratio = 2 * fwd / bwd;
 	hw->attention_flops = head * (double)m->heads / attend;
 	hw->attention_backward_ratio = 2 * attend / attend_bwd;
@@ -224,80 +225,91 @@ static int measure_compute(struct measure *m)
 
 /* ---- optimizer ----------------------------------------------------------------------------- */
 
+/* A tensor of some tiles, laid out as in a run, in the run's formats. */
 struct optim {
 	struct strata_optim_step step;
-	struct strata_optim_format format;
-	enum strata_optim_grads grads;
-	char *param, *grad;
-	int16_t *low;
-	float *m, *v, *sum;
+	struct st_layout *layout;
+	char *param, *state, *grad; /* [TILES] of one tile's bytes each */
+	float *sum;                 /* [ELEMS] */
 	double *leaf;
-	size_t param_bytes, grad_bytes;
 	int threads;
 };
 
 static void run_optim(void *user, unsigned is_reduce)
 {
 	const struct optim *o = user;
+	const struct st_layout *l = o->layout;
 
 #pragma omp parallel for num_threads(o->threads) schedule(static)
 	for (size_t e = 0; e < ELEMS; e += CHUNK_ELEMS) {
-		const struct strata_optim_range r = {
-			.n = CHUNK_ELEMS,
-			.first = e,
-			.array = { [STRATA_ARRAY_PARAM] = o->param + e * o->param_bytes,
-				   [STRATA_ARRAY_LOW] = o->param_bytes == 2 ? o->low + e : NULL,
-				   [STRATA_ARRAY_M] = o->m + e,
-				   [STRATA_ARRAY_V] = o->v + e,
-				   [STRATA_ARRAY_GRAD] = o->grad + e * o->grad_bytes },
-		};
+		uint32_t t = (uint32_t)(e / ST_STORAGE_TILE);
+		const struct strata_optim_format format = st_tile_format(l, t);
+		const struct strata_optim_range r =
+			st_tile_range(l, t, e % ST_STORAGE_TILE, CHUNK_ELEMS,
+				      o->param + t * st_tile_param_bytes(l, t),
+				      o->state + t * st_tile_state_bytes(l, t),
+				      o->grad + t * st_tile_grad_bytes(l, t));
 		int rc = is_reduce ? strata_optim_reduce(CHUNK_ELEMS, o->sum + e,
-							 o->grad + e * o->grad_bytes, o->grads,
+							 r.array[STRATA_ARRAY_GRAD], format.grads,
 							 o->leaf + e / STRATA_NUMERIC_TILE)
-				   : strata_optim_update(&o->step, &o->format, &r);
+				   : strata_optim_update(&o->step, &format, &r);
 
 		ST_ASSERT(rc == 0);
 	}
 }
 
+static int lay_out_optim(struct optim *o, const struct st_measure_cfg *c, struct st_model *model,
+			 struct st_unit_desc *unit, struct st_tensor_desc *tensor)
+{
+	*tensor = (struct st_tensor_desc){
+		.name = "measured", .n_dims = 2, .dims = { TILES, ST_STORAGE_TILE }, .elems = ELEMS
+	};
+	*unit = (struct st_unit_desc){ .tensors = tensor, .n_tensors = 1, .elems = ELEMS };
+	*model = (struct st_model){ .units = unit, .n_units = 1 };
+	return st_layout_create(&o->layout, model, &c->formats);
+}
+
 static int measure_optim(struct measure *m)
 {
 	const struct st_measure_cfg *c = m->cfg;
-	const struct strata_optim_cfg cfg = STRATA_OPTIM_CFG_DEFAULT;
-	struct optim o = { .param_bytes = c->dtype == ST_F32 ? 4 : 2,
-			   .grad_bytes = st_dtype_bytes(c->grad_dtype),
-			   .threads = (int)st_device_caps(c->device)->threads };
-	/* Shifted against each other by some cache lines, as in a storage tile. */
-	size_t bytes = ELEMS * (o.param_bytes + o.grad_bytes + 2 + 4 + 4 + 4) + 8 * 4096;
-	size_t leaf_bytes = ELEMS / STRATA_NUMERIC_TILE * sizeof(double);
-	char *all = aligned_alloc(4096, bytes + leaf_bytes);
-	int rc;
+	struct optim o = { .threads = (int)st_device_caps(c->device)->threads };
+	struct st_tensor_desc tensor;
+	struct st_unit_desc unit;
+	struct st_model model;
+	size_t param, state, grad, sum = ELEMS * sizeof(float);
+	char *all = NULL;
+	int rc = lay_out_optim(&o, c, &model, &unit, &tensor);
 
-	if (!all)
-		return st_fail(-ENOMEM, "measuring this machine");
-	memset(all, 0, bytes + leaf_bytes);
-	o.grads = c->grad_dtype == ST_F32 ? STRATA_GRADS_F32 : STRATA_GRADS_BF16;
-	o.format = (struct strata_optim_format){
-		.params = c->dtype == ST_F32 ? STRATA_PARAMS_F32 : STRATA_PARAMS_SPLIT,
-		.moments = STRATA_MOMENTS_F32,
-		.grads = o.grads,
-	};
-	o.leaf = (double *)(void *)all;
-	o.m = (float *)(void *)(all + leaf_bytes + 64);
-	o.v = o.m + ELEMS + 48;
-	o.sum = o.v + ELEMS + 48;
-	o.low = (int16_t *)(void *)(o.sum + ELEMS + 48);
-	o.param = (char *)(o.low + ELEMS + 96);
-	o.grad = o.param + ELEMS * o.param_bytes + 192;
+	if (rc)
+		return rc;
+	param = TILES * st_tile_param_bytes(o.layout, 0);
+	state = TILES * st_tile_state_bytes(o.layout, 0);
+	grad = TILES * st_tile_grad_bytes(o.layout, 0);
+	all = aligned_alloc(4096, param + state + grad + sum +
+					  ELEMS / STRATA_NUMERIC_TILE * sizeof(double) + 4096);
+	if (!all) {
+		rc = st_fail(-ENOMEM, "measuring this machine");
+		goto out;
+	}
+	memset(all, 0, param + state + grad);
+	o.param = all;
+	o.state = o.param + param;
+	o.grad = o.state + state;
+	o.sum = (float *)(void *)(o.grad + grad);
+	o.leaf = (double *)(void *)(o.sum + ELEMS);
 	for (size_t i = 0; i < ELEMS; i++)
 		o.sum[i] = (float)(i % 1999) * 1e-3f - 1;
-	rc = strata_optim_prepare(&o.step, &cfg, 1, 1e-4, 0.1, 1);
+	rc = strata_optim_prepare(&o.step, &c->formats.optim, 1, 1e-4, 0.1, 1);
 	if (!rc) {
 		m->hw->reduces_per_s = (double)ELEMS / time_of(run_optim, &o, 1);
 		m->hw->updates_per_s = (double)ELEMS / time_of(run_optim, &o, 0);
-		m->hw->host_bytes_per_s = m->hw->updates_per_s * (c->dtype == ST_F32 ? 28 : 26);
+		/* All of it in, all but the gradient out. */
+		m->hw->host_bytes_per_s =
+			m->hw->updates_per_s * (double)(2 * (param + state) + grad) / (double)ELEMS;
 	}
+out:
 	free(all);
+	st_layout_destroy(o.layout);
 	return rc;
 }
 
@@ -332,11 +344,22 @@ static int open_unnamed(const char *dir)
 
 enum pattern { ALL_WRITES, ALL_READS, MIXED, SMALL_READS };
 
+/* Neither direction is left out: the rate says nothing then. */
+static double read_share(const struct st_measure_cfg *c)
+{
+	double share = c->read_share > 0 ? c->read_share : 0.5;
+
+	return share < 0.02 ? 0.02 : share > 0.98 ? 0.98 : share;
+}
+
 /* Request i of a pattern; the mixed one reads the front half of the files and writes the other. */
 static void set_request(struct drives *d, struct st_aio_req *req, enum pattern p, uint64_t i)
 {
 	uint64_t per_file = FILE_BYTES / IO_BYTES, file = i % d->n, at = i / d->n;
 	char *buf = d->buf + (size_t)(req - d->req) * IO_BYTES;
+
+	double share = read_share(d->cfg);
+	uint64_t reads = (uint64_t)((double)at * share);
 
 	*req = (struct st_aio_req){ .op = p == ALL_WRITES ? ST_AIO_WRITE : ST_AIO_READ,
 				    .fd = d->fd[file],
@@ -345,8 +368,11 @@ static void set_request(struct drives *d, struct st_aio_req *req, enum pattern p
 				    .len_bytes = IO_BYTES,
 				    .off_bytes = at % per_file * IO_BYTES };
 	if (p == MIXED) {
-		req->op = at % 2 ? ST_AIO_WRITE : ST_AIO_READ;
-		req->off_bytes = (at / 2 % (per_file / 2) + (at % 2 ? per_file / 2 : 0)) * IO_BYTES;
+		bool is_read = (uint64_t)((double)(at + 1) * share) > reads;
+		uint64_t nth = is_read ? reads : at - reads;
+
+		req->op = is_read ? ST_AIO_READ : ST_AIO_WRITE;
+		req->off_bytes = (nth % (per_file / 2) + (is_read ? 0 : per_file / 2)) * IO_BYTES;
 	} else if (p == SMALL_READS) {
 		d->small_seed = d->small_seed * 6364136223846793005u + 1442695040888963407u;
 		req->len_bytes = ST_AIO_ALIGN;
@@ -439,7 +465,7 @@ static int measure_load(struct drives *d, struct measure *m, uint64_t n, double 
 		return rc;
 	m->hw->io_beside_compute = share(alone_s / io_s);
 	m->hw->compute_beside_io = share(product_flops(m) * (double)b.n / b.seconds /
-					 m->hw->product_flops[m->cfg->dtype]);
+					 m->hw->product_flops[m->cfg->formats.dtype]);
 	return 0;
 }
 
@@ -465,7 +491,7 @@ static int measure_files(struct drives *d, struct measure *m)
 	hw->write_bytes_per_s = bytes / wr;
 	hw->read_bytes_per_s = bytes / rd;
 	hw->mixed_bytes_per_s = bytes / mixed;
-	hw->mixed_read_share = 0.5;
+	hw->mixed_read_share = read_share(d->cfg);
 	hw->read_iops = SMALL_IOS / small;
 	hw->drive_latency_ns = 1e9 * (double)d->depth * small / SMALL_IOS;
 	hw->flush_ns = 1e9 * flush;
@@ -528,8 +554,8 @@ int st_measure(struct st_hardware *out, const struct st_measure_cfg *cfg)
 	st_hardware_default(&hw);
 	note_moment(&hw);
 	snprintf(hw.name, sizeof(hw.name), "this machine, measured");
-	snprintf(hw.source, sizeof(hw.source), "products of %s, AdamW, files in %s",
-		 st_dtype_name(cfg->dtype), cfg->n_paths ? cfg->paths[0] : "no directory");
+	snprintf(hw.source, sizeof(hw.source), "products of %s, its optimizer, files in %s",
+		 st_dtype_name(cfg->formats.dtype), cfg->n_paths ? cfg->paths[0] : "no directory");
 	choose_sizes(&m);
 	rc = allocate(&m);
 	if (!rc)

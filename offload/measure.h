@@ -14,16 +14,17 @@
 
 #include "aio/aio.h"
 #include "core/hardware.h"
-#include "gpu/device.h"
+#include "offload/layout.h"
 
 struct st_measure_cfg {
-	struct st_device *device; /* borrowed, idle */
-	enum st_dtype dtype, grad_dtype;
-	size_t rows, seq;      /* of a micro-batch: tokens, and tokens of a sequence */
-	size_t n_embd, n_head; /* products are n_embd x 4 n_embd */
+	struct st_device *device;  /* borrowed, idle */
+	struct st_formats formats; /* of the run: what is multiplied, and updated */
+	size_t rows, seq;          /* of a micro-batch: tokens, and tokens of a sequence */
+	size_t n_embd, n_head;     /* products are n_embd x 4 n_embd */
 	const char *const
 		*paths; /* [n_paths] directories; those that are not there keep nominal rates */
 	size_t n_paths;
+	double read_share; /* of the bytes of the mixed rate; 0: a half */
 	struct st_aio_cfg aio;
 };
 

@@ -216,6 +216,17 @@ struct strata_plan_part { /* of a tier's peak; together they are all of it */
 	uint64_t bytes;
 };
 
+struct strata_plan_unit {       /* what is fetched together: a block, an embedding */
+	const char *name;       /* "h.0" */
+	const char *param_tier; /* where its parameters live: "device", "host", "nvme" */
+	uint64_t param_bytes, state_bytes, grad_bytes;
+	/* Of its states, and of the gradients that wait for their update: in memory. */
+	uint64_t state_kept_bytes, grad_kept_bytes;
+	bool is_pinned; /* at home on nvme, and kept in memory by the budgets, in part at least */
+	const char *update; /* "immediate", "deferred", "speculative" */
+	char why[240];      /* both, in words */
+};
+
 struct strata_plan_lane { /* a resource that works, in a step */
 	const char *name;
 	double busy_s, wait_s;
@@ -264,6 +275,11 @@ STRATA_API const struct strata_plan_remedy *strata_plan_remedies(const struct st
 STRATA_API const struct strata_tier *strata_plan_tiers(const struct strata_plan *p, size_t *n);
 /** strata_plan_parts() - [n] in the order of tiers; borrowed. */
 STRATA_API const struct strata_plan_part *strata_plan_parts(const struct strata_plan *p, size_t *n);
+/** strata_plan_units() - [n] in the model's order; borrowed. None where the step is written down
+ * more coarsely (is_coarse). */
+STRATA_API const struct strata_plan_unit *strata_plan_units(const struct strata_plan *p, size_t *n);
+/** strata_plan_pinned_bytes() - what is at home on nvme and kept in memory by the budgets. */
+STRATA_API uint64_t strata_plan_pinned_bytes(const struct strata_plan *p);
 /** strata_plan_time() - NULL: not predicted. */
 STRATA_API const struct strata_plan_time *strata_plan_time(const struct strata_plan *p);
 /** strata_plan_lanes() - [n], those that have work. */
