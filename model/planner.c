@@ -73,9 +73,8 @@ static char *cache_path(void)
 }
 
 /* What a measurement depends on. */
-static void cache_key(const struct strata_plan *p, char *key, size_t bytes)
+static void cache_key(const struct st_setup *s, char *key, size_t bytes)
 {
-	const struct st_setup *s = &p->setup;
 	struct st_machine_cpu cpu;
 	size_t at;
 	int n;
@@ -121,7 +120,7 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 	char key[512], line[640], *path = cache_path();
 	int rc = 0;
 
-	cache_key(p, key, sizeof(key));
+	cache_key(&p->setup, key, sizeof(key));
 	if (p->how.measure == STRATA_MEASURE_CACHED && path &&
 	    st_hardware_recall(&p->hw, path, key)) {
 		const char *why = st_hardware_doubt(&p->hw, (double)time(NULL));
@@ -134,10 +133,8 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 		say(opt, STRATA_LOG_INFO, line);
 	}
 	if (p->how.measure == STRATA_MEASURE_KEPT) {
-		bool is_kept = path && st_hardware_recall(&p->hw, path, key);
-
 		free(path);
-		*is_known = is_kept;
+		*is_known = st_planner_recall(&p->setup, &p->hw);
 		return 0;
 	}
 	say(opt, STRATA_LOG_INFO,
@@ -162,6 +159,17 @@ static int measure_here(struct strata_plan *p, const struct strata_options *opt,
 	}
 	free(path);
 	return 0;
+}
+
+bool st_planner_recall(const struct st_setup *s, struct st_hardware *out)
+{
+	char key[512], *path = cache_path();
+	bool is_kept;
+
+	cache_key(s, key, sizeof(key));
+	is_kept = path && st_hardware_recall(out, path, key);
+	free(path);
+	return is_kept;
 }
 
 /* @param is_known  out, false: no rates, and none wanted */
@@ -338,6 +346,7 @@ static int describe_units(struct strata_plan *p)
 
 	if (p->rank)
 		return 0;
+	free(p->units);
 	p->units = calloc(l->n_units, sizeof(*p->units));
 	if (!p->units)
 		return st_fail(-ENOMEM, "plan");
@@ -722,6 +731,32 @@ static int open_setup(struct strata_plan *p, const char *config_path,
 	return rc;
 }
 
+static int describe(struct strata_plan *p)
+{
+	p->n_parts = 0;
+	describe_memory(p);
+	describe_drives(p);
+	return describe_units(p);
+}
+
+/* With rates that are neither made up nor in doubt the plan is what they say it should be. */
+static int improve(struct strata_plan *p, bool is_known)
+{
+	const struct st_plan *before = p->setup.plan;
+	struct st_hardware hw = p->hw;
+	bool is_known_here = is_known && !p->how.skips_time;
+	int rc;
+
+	if (p->rank || p->how.measure == STRATA_MEASURE_NEVER)
+		return 0;
+	if (!p->how.hardware && !is_known_here && !st_planner_recall(&p->setup, &hw))
+		return 0;
+	if (!p->how.hardware && st_hardware_doubt(&hw, (double)time(NULL)))
+		return 0;
+	rc = st_setup_search(&p->setup, &hw);
+	return rc || p->setup.plan == before ? rc : describe(p);
+}
+
 static int make(struct strata_plan *p, const char *config_path, const struct strata_options *opt)
 {
 	int rc = plan_it(p, true);
@@ -735,9 +770,7 @@ static int make(struct strata_plan *p, const char *config_path, const struct str
 	}
 	if (rc)
 		return rc;
-	describe_memory(p);
-	describe_drives(p);
-	rc = describe_units(p);
+	rc = describe(p);
 	if (rc)
 		return rc;
 	p->fits = is_fitting(p) && p->fits;
@@ -745,10 +778,10 @@ static int make(struct strata_plan *p, const char *config_path, const struct str
 		suggest_budgets(p);
 		return suggest_micro_batch(p, config_path, opt);
 	}
-	if (p->how.skips_time)
-		return 0;
 	rc = choose_rates(p, opt, &is_known);
-	return rc || !is_known ? rc : predict(p);
+	if (!rc)
+		rc = improve(p, is_known);
+	return rc || !is_known || p->how.skips_time ? rc : predict(p);
 }
 
 int strata_plan_open(struct strata_plan **out, const char *config_path,

@@ -7,11 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "core/log.h"
 #include "model/hf.h"
+#include "offload/search.h"
 
 #define EVAL_MB_MAX 4u /* micro-batches that share one reading of the parameters */
 
@@ -324,6 +326,13 @@ int st_setup_model(struct st_setup *s, const char *config_path, const struct str
 	return 0;
 }
 
+static void take_sizes(struct st_setup *s)
+{
+	s->info.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE];
+	s->info.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST];
+	s->info.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths);
+}
+
 int st_setup_plan(struct st_setup *s, bool within_budgets)
 {
 	int rc;
@@ -331,12 +340,28 @@ int st_setup_plan(struct st_setup *s, bool within_budgets)
 	st_plan_destroy(s->plan);
 	s->plan = NULL;
 	rc = make_plan(s, within_budgets);
-	if (rc)
-		return rc;
-	s->info.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE];
-	s->info.host_bytes = s->plan->arena_bytes[ST_ARENA_HOST];
-	s->info.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths);
-	return 0;
+	if (!rc)
+		take_sizes(s);
+	return rc;
+}
+
+int st_setup_search(struct st_setup *s, const struct st_hardware *hw)
+{
+	int rc = st_plan_search(&s->plan, hw);
+
+	if (!rc)
+		take_sizes(s);
+	return rc;
+}
+
+/* As strata plan would with what was measured for such a run, if anything was. */
+static int search_with_kept_rates(struct st_setup *s)
+{
+	struct st_hardware hw;
+
+	if (!st_planner_recall(s, &hw) || st_hardware_doubt(&hw, (double)time(NULL)))
+		return 0;
+	return st_setup_search(s, &hw);
 }
 
 int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
@@ -347,6 +372,8 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	if (rc)
 		return rc;
 	rc = st_setup_plan(s, true);
+	if (!rc)
+		rc = search_with_kept_rates(s);
 	if (!rc && opt)
 		rc = st_setup_stops(opt);
 	if (rc)

@@ -47,6 +47,9 @@ ST_MUST_CHECK int st_setup_model(struct st_setup *s, const char *config_path,
  * @return 0; STRATA_E_NO_FIT; -ENOMEM
  */
 ST_MUST_CHECK int st_setup_plan(struct st_setup *s, bool within_budgets);
+/** st_setup_search() - a better plan in place of the one that is there, where these rates say so.
+ */
+ST_MUST_CHECK int st_setup_search(struct st_setup *s, const struct st_hardware *hw);
 /** st_setup_plan_cfg() - what the configuration asks of a planner. */
 struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s);
 /** st_setup_stops() - STRATA_E_CANCELLED if opt->stops says so, else 0. */
@@ -56,6 +59,9 @@ void st_setup_close(struct st_setup *s);
 /** st_planner_setup() - of a plan: what it was made from; its `plan` is NULL where the step is
  *  written down more coarsely. Borrowed. */
 const struct st_setup *st_planner_setup(const struct strata_plan *p);
+/** st_planner_recall() - the rates of this machine that an earlier measurement kept for such a run.
+ *  @return false: there are none */
+bool st_planner_recall(const struct st_setup *s, struct st_hardware *out);
 /** st_planner_measure() - rates of this machine as it is now, the mixed one of the drives at the
  *  plan's own proportion of reads; takes some seconds, and nothing is kept. */
 ST_MUST_CHECK int st_planner_measure(const struct strata_plan *p, struct st_hardware *out);

@@ -3,6 +3,7 @@
 #include "offload/plan.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,6 +157,10 @@ static void interleave(struct st_plan *p, enum st_update eager)
 		others += is_of_first_stage(p, u) ? 0 : update;
 	}
 	share = others > 0 ? (forward_share(p) * total - forward) / others : 0;
+	if (others > 0 && eager != ST_UPDATE_DEFERRED) {
+		share = p->cfg.has_deferred_share ? p->cfg.deferred_share : share;
+		p->deferred_share = share = fmin(fmax(share, 0), 1);
+	}
 	for (uint32_t u = 0; u < n; u++) {
 		unit_traffic(p, u, &update, &read);
 		p->mode[u] = eager;
@@ -187,6 +192,7 @@ static void choose_modes(struct st_plan *p)
 		p->mode[u] = c->modes ? c->modes[u] : c->update;
 		p->why[u] = ST_WHY_ASKED;
 	}
+	p->deferred_share = NAN;
 	if (c->update == ST_UPDATE_AUTO && !c->modes)
 		interleave(p, !c->needs_norm     ? ST_UPDATE_IMMEDIATE
 			      : c->may_speculate ? ST_UPDATE_SPECULATIVE
@@ -287,6 +293,16 @@ static void drop_programs(struct st_plan *p)
 	}
 }
 
+static enum st_variant first_step(const struct st_plan *p)
+{
+	return p->speculates ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
+}
+
+static enum st_variant steady_step(const struct st_plan *p)
+{
+	return first_step(p) + (p->has_pending ? ST_DUE_DEFERRED : ST_DUE_NONE);
+}
+
 /* All wanted variants, each made on one of the machine's threads; what became of each. */
 struct compiled {
 	struct st_program *program[ST_VARIANT_N]; /* NULL: not wanted, or failed */
@@ -294,13 +310,19 @@ struct compiled {
 	struct st_error error[ST_VARIANT_N];
 };
 
+/* A plan that is only simulated needs the programs of a steady run. */
+static bool is_compiled(const struct st_plan *p, enum st_variant v)
+{
+	return !p->cfg.is_trial || v == first_step(p) || v == steady_step(p);
+}
+
 static void compile_variants(const struct st_plan *p, const struct st_pool_place *places,
 			     struct compiled *out)
 {
 	memset(out, 0, sizeof(*out));
 #pragma omp parallel for schedule(dynamic)
 	for (int v = 0; v < ST_VARIANT_N; v++) {
-		int rc = is_wanted(p, v)
+		int rc = is_wanted(p, v) && (!places || is_compiled(p, v))
 				 ? st_compile(p, v, places, &out->program[v], &out->failed_pool[v])
 				 : 0;
 
@@ -739,11 +761,14 @@ void st_plan_destroy(struct st_plan *p)
 	free(p);
 }
 
+const struct st_program *st_plan_first(const struct st_plan *p)
+{
+	return p->program[first_step(p)];
+}
+
 const struct st_program *st_plan_steady(const struct st_plan *p)
 {
-	enum st_variant first = p->speculates ? ST_VARIANT_SPECULATE : ST_VARIANT_STEP;
-
-	return p->program[first + (p->has_pending ? ST_DUE_DEFERRED : ST_DUE_NONE)];
+	return p->program[steady_step(p)];
 }
 
 uint64_t st_plan_read_bytes(const struct st_plan *p)

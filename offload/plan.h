@@ -89,6 +89,12 @@ struct st_plan_cfg {
 	bool commits; /* every step is committed; then all homes are written through */
 	uint64_t device_bytes, host_bytes; /* budgets; 0 = as much as is useful */
 	enum st_lookahead lookahead;
+	/* With AUTO: of the bytes that updates move, and whose phase is free, so many move in
+	 * forward; else so many that forward moves its share of all (offload/search.h). */
+	bool has_deferred_share;
+	double deferred_share;
+	bool is_trial; /* only the programs of a steady run are compiled: it is simulated, not run
+			*/
 };
 
 /* Updates that the step before left: of no unit, of those that are DEFERRED, or also of those that
@@ -119,6 +125,7 @@ struct st_plan {
 	struct st_layout *layout;
 	enum st_update *mode;       /* [n_units] when each unit is updated */
 	enum st_why *why;           /* [n_units] */
+	double deferred_share;      /* see cfg; NaN where nothing was to be chosen */
 	bool has_pending;           /* steps leave an update behind, of some unit */
 	bool speculates;            /* some unit is SPECULATIVE */
 	uint8_t *on_nvme;           /* [n_tiles] ST_ON_NVME_*; a unit's tiles agree on PARAM */
@@ -146,6 +153,8 @@ void st_plan_destroy(struct st_plan *p);
 
 const char *st_variant_name(enum st_variant v);
 const char *st_why_text(enum st_why w);
+/** st_plan_first() - the program of a step that finds no update pending, before steady ones. */
+const struct st_program *st_plan_first(const struct st_plan *p);
 /** st_plan_steady() - the program of a step in the middle of a run that never clips. */
 const struct st_program *st_plan_steady(const struct st_plan *p);
 

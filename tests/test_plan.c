@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/plan.h"
+#include "offload/predict.h"
+#include "offload/search.h"
 
 #define SEEDS      120u
 #define LAYERS_MAX 5u
@@ -253,6 +254,79 @@ START_TEST(budgets_are_never_exceeded)
 }
 END_TEST
 
+/* ---- rates --------------------------------------------------------------------------------- */
+
+static double step_s(const struct st_plan *p, const struct st_hardware *hw)
+{
+	const struct st_predict_cfg cfg = {
+		.hw = hw,
+		.model = p->cfg.model,
+		.layout = p->layout,
+		.dtype = p->layout->dtype,
+		.first = st_plan_first(p),
+		.steady = st_plan_steady(p),
+	};
+	struct st_prediction out;
+
+	CK(st_predict(&out, &cfg));
+	return out.step_s;
+}
+
+/* Drives and products that take about as long, and a backward that is slower or faster than its
+ * operations say: then bytes in proportion to these are not the best. */
+START_TEST(known_rates_make_steps_shorter)
+{
+	unsigned n_better = 0, n_same = 0;
+	struct random_model m;
+
+	for (uint64_t seed = 1; seed <= 24; seed++) {
+		struct st_plan_cfg c;
+		struct st_hardware hw;
+		struct st_plan *p;
+		double before, after, share;
+		size_t n_wanted = 0, n_there = 0;
+
+		rng = seed * 0x9e3779b97f4a7c15u;
+		make_model(&m);
+		c = make_cfg(&m);
+		c.param_home = c.state_home = ST_HOME_NVME;
+		c.update = ST_UPDATE_AUTO;
+		c.commits = c.may_speculate = true;
+		c.needs_norm = seed % 2;
+		c.pins = false;
+		c.recompute = true;
+		st_hardware_default(&hw);
+		hw.backward_ratio = seed % 3 ? 0.3 : 8;
+		hw.product_flops[ST_F32] = hw.product_flops[ST_BF16] = 20e9;
+		for (unsigned s = 0; s < m.model.n_stages; s++) {
+			m.stages[s].fwd_flops = 2e8;
+			m.stages[s].bwd_flops = 4e8;
+		}
+		CK(st_plan_create(&p, &c));
+		before = step_s(p, &hw);
+		share = p->deferred_share;
+		CK(st_plan_search(&p, &hw));
+		after = step_s(p, &hw);
+		ck_assert_msg(after <= before, "seed %llu: %g s, then %g", (unsigned long long)seed,
+			      before, after);
+		ck_assert_msg(after == before || after < before * (1 - ST_SEARCH_GAIN),
+			      "seed %llu: another plan for too little", (unsigned long long)seed);
+		ck_assert((after == before) == (share == p->deferred_share));
+		for (unsigned v = 0; v < ST_VARIANT_N; v++)
+			n_there += p->program[v] != NULL;
+		n_wanted = 6 + (c.n_eval_mb > 0); /* init, export, step, flush, save, ... */
+		ck_assert_uint_ge(n_there, n_wanted);
+		ck_assert(!p->cfg.is_trial);
+		n_better += after < before;
+		n_same += after == before;
+		st_plan_destroy(p);
+	}
+	printf("shorter with %u, the same with %u\n", n_better, n_same);
+	ck_assert_uint_gt(n_better, 0);
+	ck_assert_uint_gt(n_same, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("plan");
@@ -262,6 +336,7 @@ int main(void)
 
 	tcase_set_timeout(t, 50);
 	tcase_add_test(t, budgets_are_never_exceeded);
+	tcase_add_test(t, known_rates_make_steps_shorter);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
