@@ -169,8 +169,8 @@ static int find_configs(struct bench *b)
 		struct stat st;
 
 		if (stat(v[i], &st))
-			rc = st_fail(-errno, "bench plan: %s%s", v[i],
-				     b->a->configs.n ? "" : " (name others with --configs)");
+			rc = st_fail(STRATA_E_INPUT, "bench plan: %s: %s%s", v[i], strerror(errno),
+				     b->a->configs.n ? "" : "; name others with --configs");
 		else
 			rc = S_ISDIR(st.st_mode) ? add_directory(b, v[i]) : add_file(b, v[i]);
 	}

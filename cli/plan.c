@@ -73,26 +73,31 @@ static void print_tiers(const struct strata_plan *p)
 	}
 }
 
-/* "h.0-h.3, h.6": all units from i on that unit i speaks for; those are told then. */
+/* "h.0" and "h.1" */
+static bool are_numbered(const char *a, const char *b)
+{
+	const char *dot = strchr(a, '.');
+
+	return dot && !strncmp(a, b, (size_t)(dot - a) + 1);
+}
+
+/* "wte, h.0-h.3, h.6": all units from i on that unit i speaks for; those are told then. */
 static void print_names(const struct strata_plan_unit *u, size_t n, size_t i, bool *told)
 {
-	const char *before = "";
-	size_t first = i;
+	size_t run = 0; /* of those just before k */
 
 	for (size_t k = i; k <= n; k++) {
 		bool is_alike = k < n && !told[k] && !strcmp(u[k].param_tier, u[i].param_tier) &&
 				!strcmp(u[k].update, u[i].update) && !strcmp(u[k].why, u[i].why);
+		bool goes_on = is_alike && run && are_numbered(u[k - 1].name, u[k].name);
 
-		if (is_alike) {
+		if (run > 1 && !goes_on)
+			printf("%s%s", run > 2 ? "-" : ", ", u[k - 1].name);
+		if (is_alike && !goes_on)
+			printf("%s%s", k > i ? ", " : "", u[k].name);
+		run = goes_on ? run + 1 : is_alike;
+		if (is_alike)
 			told[k] = true;
-			continue;
-		}
-		if (k > first)
-			printf("%s%s", before, u[first].name);
-		if (k > first + 1)
-			printf("%s%s", k > first + 2 ? "-" : ", ", u[k - 1].name);
-		before = k > first ? ", " : before;
-		first = k + 1;
 	}
 }
 

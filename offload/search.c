@@ -6,7 +6,7 @@
 
 #include "offload/predict.h"
 
-#define STRIDE    0.125 /* of what is interleaved */
+#define STRIDE    0.125 /* of what is interleaved, or one unit of it */
 #define TRIES_MAX 4u    /* in one direction */
 
 static int step_s(const struct st_plan *p, const struct st_hardware *hw, double *out)
@@ -52,6 +52,7 @@ static int try_share(const struct st_plan *p, const struct st_hardware *hw, doub
 int st_plan_search(struct st_plan **plan, const struct st_hardware *hw)
 {
 	double first = (*plan)->deferred_share, best = first, best_s, s;
+	double stride = fmax(STRIDE, 1.0 / (*plan)->layout->n_units);
 	struct st_plan_cfg cfg = (*plan)->cfg;
 	struct st_plan *better;
 	int rc;
@@ -61,7 +62,7 @@ int st_plan_search(struct st_plan **plan, const struct st_hardware *hw)
 	rc = step_s(*plan, hw, &best_s);
 	for (int sign = 1; !rc && best == first && sign >= -1; sign -= 2) {
 		for (unsigned i = 1; i <= TRIES_MAX; i++) {
-			double share = fmin(fmax(first + sign * STRIDE * i, 0), 1);
+			double share = fmin(fmax(first + sign * stride * i, 0), 1);
 
 			if (share == best)
 				break;

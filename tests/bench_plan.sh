@@ -4,9 +4,9 @@
 # tests/bench_plan.sh - `strata bench plan`: every shipped configuration plans, two small ones are
 # trained beside their prediction, what fails is shown, and nothing is left behind.
 # Label: slow
+shipped=$(cd "$(dirname "${BASH_SOURCE[0]}")/../examples/plan" && pwd)
 # shellcheck source-path=SCRIPTDIR source=cli_util.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cli_util.sh" "$@"
-shipped=$(dirname "${BASH_SOURCE[0]}")/../examples/plan
 mkdir drive configs
 
 empty() {
