@@ -13,6 +13,7 @@
 #define STATE_TILES_USEFUL 48u    /* tiles in flight that hide any drive's latency */
 #define STAGE_CALLS_MAX    65536u /* of a step, forward: placing activations takes their square */
 #define REST_TILES_USEFUL  8u
+#define TILES_ALONE        256u /* a smaller plan is made before a team of threads has met */
 #define PARAM_UNITS_USEFUL 3u
 
 static const struct variant {
@@ -320,7 +321,7 @@ static void compile_variants(const struct st_plan *p, const struct st_pool_place
 			     struct compiled *out)
 {
 	memset(out, 0, sizeof(*out));
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (p->layout->n_tiles > TILES_ALONE)
 	for (int v = 0; v < ST_VARIANT_N; v++) {
 		int rc = is_wanted(p, v) && (!places || is_compiled(p, v))
 				 ? st_compile(p, v, places, &out->program[v], &out->failed_pool[v])
@@ -384,7 +385,7 @@ static int size_pools(struct st_plan *p, struct sizes *s)
 	for (unsigned v = 0; v < ST_VARIANT_N; v++)
 		if (c.error[v].rc)
 			rc = st_error_raise(&c.error[v]);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (p->layout->n_tiles > TILES_ALONE)
 	for (int pool = 0; pool < ST_POOL_N; pool++)
 		size_rc[pool] = rc ? 0 : size_pool(&c, pool, &s->least[pool]);
 	for (unsigned pool = 0; pool < ST_POOL_N; pool++)
