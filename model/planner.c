@@ -747,7 +747,7 @@ static int improve(struct strata_plan *p, bool is_known)
 	bool is_known_here = is_known && !p->how.skips_time;
 	int rc;
 
-	if (p->rank || p->how.measure == STRATA_MEASURE_NEVER)
+	if (p->rank || (!p->how.hardware && p->how.measure == STRATA_MEASURE_NEVER))
 		return 0;
 	if (!p->how.hardware && !is_known_here && !st_planner_recall(&p->setup, &hw))
 		return 0;
