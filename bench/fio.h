@@ -31,7 +31,7 @@ struct st_fio_result {
 	uint64_t n_ios, n_bytes;
 	double seconds;
 	double cpu_seconds; /* user and system, of fio's working process */
-	bool is_huge;	    /* its buffers lay on huge pages, as ours do */
+	bool is_huge;       /* its buffers lay on huge pages, as ours do */
 };
 
 /** st_fio_find() - @return 0; STRATA_E_UNSUPPORTED (fio is not installed: what to do) */

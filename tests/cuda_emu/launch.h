@@ -35,7 +35,7 @@ cudaError_t emuLaunch(const emuKernel *k, dim3 grid, dim3 block, size_t smem, cu
 
 /** emuReport() - something that CUDA forbids was done; kept in order, for tests to look at. */
 void emuReport(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-int emuReports(void); /* how many since emuClearReports() */
+int emuReports(void);             /* how many since emuClearReports() */
 const char *emuReportText(int i); /* "" outside */
 void emuClearReports(void);
 
