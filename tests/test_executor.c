@@ -358,6 +358,59 @@ START_TEST(a_failure_cancels_what_waits_in_lanes)
 }
 END_TEST
 
+static uint32_t one_path(void *user, const struct st_program *p, uint32_t op)
+{
+	return p->ops[op].lane == ST_LANE_READ ? 1u << p->ops[op].unit % 2 : 0;
+}
+
+static uint32_t two_paths(void *user, const struct st_program *p, uint32_t op)
+{
+	return p->ops[op].lane == ST_LANE_READ ? 3 : 0;
+}
+
+/* Two paths serve side by side: reads of one each, or a half on both; and one can be lost. */
+START_TEST(paths_of_a_lane)
+{
+	struct st_pool_place places[ST_POOL_N] = { [ST_POOL_PARAM] = { .bytes = LAYERS * 4096 } };
+	struct st_program *p = layers_program(places);
+	const struct {
+		uint32_t (*paths)(void *user, const struct st_program *p, uint32_t op);
+		int64_t end_ns;
+	} cases[] = { { NULL, LAYERS * MS },
+		      { one_path, LAYERS / 2 * MS },
+		      { two_paths, LAYERS / 2 * MS } };
+
+	for (size_t i = 0; i < ST_ARRAY_LEN(cases); i++) {
+		struct bench b;
+
+		bench_init(&b, (struct st_lanes_sim_cfg){ .paths = cases[i].paths });
+		ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+		bench_append(&b, p, 1);
+		ck_assert_int_ge(bench_turns(&b, 30), 0); /* the gate is closed: only reads */
+		ck_assert_int_eq(st_lanes_sim_stats(b.sim)->n_ops[ST_LANE_READ], LAYERS);
+		ck_assert_int_eq(st_lanes_sim_stats(b.sim)->now_ns, cases[i].end_ns);
+		st_executor_open(b.x, &b.ctx[1]);
+		ck_assert_int_ge(bench_turns(&b, 60), 0);
+		bench_fini(&b);
+		bench_init(&b, (struct st_lanes_sim_cfg){ .paths = cases[i].paths,
+							  .lost_paths = 2,
+							  .lost_at = 3,
+							  .fail_rc = -EIO });
+		ck_assert_int_eq(st_executor_admit(b.x, p), 0);
+		bench_append(&b, p, 1);
+		ck_assert_int_eq(bench_turns(&b, 30), cases[i].paths ? -EIO : 0);
+		/* The first two reads were before; the third is of unit 2. */
+		for (uint32_t u = 0; u < 4; u++)
+			ck_assert_int_eq(b.done[1 + 3 * u],
+					 !cases[i].paths || u < 2 || (u == 2 && i == 1) ? 1
+											: 1 + EIO);
+		st_executor_destroy(b.x);
+		st_lanes_sim_destroy(b.sim);
+	}
+	st_program_destroy(p);
+}
+END_TEST
+
 /* A program that cannot go on is told even when the one behind it only waits for its gate. */
 START_TEST(deadlock_is_told_behind_a_closed_gate)
 {
@@ -563,6 +616,7 @@ int main(void)
 	tcase_add_test(t, every_user_of_a_claim_waits_for_it);
 	tcase_add_test(t, lanes_that_wait_are_filled_in_one_turn);
 	tcase_add_test(t, a_failure_cancels_what_waits_in_lanes);
+	tcase_add_test(t, paths_of_a_lane);
 	tcase_add_test(t, deadlock_is_told_behind_a_closed_gate);
 	tcase_add_test(t, steps_allocate_nothing);
 	tcase_add_test(t, compiled_plans_keep_every_invariant);

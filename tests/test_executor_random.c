@@ -779,8 +779,12 @@ END_TEST
 /* An edge of one of the variants that run. @return false if there is none */
 static bool remove_some_edge(struct world *w)
 {
-	return remove_random_edge(
-		(struct st_program *)(uintptr_t)w->step[below(&w->r, w->n_steps)].p, &w->r);
+	const struct st_program *p = w->step[below(&w->r, w->n_steps)].p;
+
+	for (uint32_t v = 0; v < w->n_variants; v++)
+		if (w->variant[v] == p)
+			return remove_random_edge(w->variant[v], &w->r);
+	return false;
 }
 
 /* The executor knows only the edges; the lanes know what memory the operations use. */
