@@ -319,8 +319,12 @@ static void completed(void *user, void *ctx, const struct st_program *p, uint32_
 	s->kill_in -= s->kill_in > 1;
 	if (rc)
 		return;
-	if (p->ops[op].kind == ST_OP_COMMIT)
+	if (p->ops[op].kind == ST_OP_COMMIT) {
 		s->durable_step = s->machine.committed;
+		if (s->machine.durable.step != s->durable_step)
+			wrong(s, "step %llu is called durable",
+			      (unsigned long long)s->durable_step);
+	}
 	if (p->ops[op].kind != ST_OP_NORM)
 		return;
 	run->is_reported = true;
@@ -367,7 +371,7 @@ static int take_run(void *user, enum st_variant v, void **out)
 		if (s->is_loud)
 			fprintf(stderr, "  run %u: %s\n", run->serial, st_variant_name(v));
 		s->n_programs++;
-		s->machine.has_applied |= s->plan->program[v] == s->broken_program;
+		s->machine.has_applied |= s->broken >> v & 1;
 		*out = run;
 		return st_lanes_sim_begin(s->lanes, s->plan->program[v], run);
 	}
@@ -528,6 +532,9 @@ static int be_born(struct schedule *s)
 								  .turn = turn,
 								  .forget = forget,
 								  .user = s });
+	if (s->machine.durable.step < s->durable_step)
+		wrong(s, "step %llu was called durable and is lost",
+		      (unsigned long long)s->durable_step);
 	s->history = (struct st_history){ 0 };
 	memset(s->runs, 0, sizeof(s->runs));
 	if (!s->machine.has_durable) {
@@ -629,24 +636,19 @@ static int live(struct schedule *s, uint64_t last)
 
 /* ---- defects ----------------------------------------------------------------------------- */
 
-/* Into the program of the steady step, or into all; those that are decisions are made later. */
+/* Into the programs of steps, or into all; defects that are decisions are made later. */
 static void put_in(struct schedule *s, enum defect defect)
 {
-	struct st_program *steady = NULL;
-
 	for (unsigned v = 0; v < ST_VARIANT_N; v++) {
 		struct st_program *p = s->plan->program[v];
+		bool is_step = st_variant_desc(v)->is_step;
 
-		if (p == st_plan_steady(s->plan))
-			steady = p;
-		if (p && defect == DEFECT_EARLY_COMMIT)
-			s->machine.has_applied |= remove_commit_edges(p) > 0;
+		if (p && ((defect == DEFECT_EARLY_COMMIT && remove_commit_edges(p)) ||
+			  (defect == DEFECT_EDGE && is_step && remove_random_edge(p, &s->r)) ||
+			  (defect == DEFECT_CLAIM && is_step && overlap_claims(p, &s->r))))
+			s->broken |= 1u << v;
 	}
 	s->machine.has_applied |= defect == DEFECT_WHEN_READY;
-	if (defect == DEFECT_EDGE && remove_random_edge(steady, &s->r))
-		s->broken_program = steady;
-	if (defect == DEFECT_CLAIM && overlap_claims(steady, &s->r))
-		s->broken_program = steady;
 }
 
 /* ---- all of it --------------------------------------------------------------------------- */

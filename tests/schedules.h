@@ -50,7 +50,7 @@ struct schedule { /* of one seed */
 	unsigned n_lives; /* processes begun */
 	uint32_t kill_in; /* this one ends before so many operations have; 0: it is not killed */
 	uint64_t n_ops, n_programs;
-	const struct st_program *broken_program; /* by the defect */
+	uint32_t broken; /* bit v: the defect changed the program of variant v */
 	bool is_loud;
 	int rc;
 	char text[400]; /* what is wrong; "" if nothing */
