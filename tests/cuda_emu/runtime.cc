@@ -709,6 +709,7 @@ static void start_from_env(void)
 	m.major = (int)from_env("STRATA_EMU_SM", 80) / 10;
 	m.minor = (int)from_env("STRATA_EMU_SM", 80) % 10;
 	m.has_lt = from_env("STRATA_EMU_LT", 1) != 0;
+	m.is_protected = from_env("STRATA_EMU_PROTECT", 1) != 0;
 	m.memory_bytes = (size_t)from_env("STRATA_EMU_MIB", 4096) << 20;
 	emuStart((uint64_t)from_env("STRATA_EMU_SEED", 0), m);
 }

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# The CUDA device, compiled by the C++ compiler against the emulation in this folder: its tests,
+# tests/test_cuda_NAME.cc, need no GPU and no CUDA. The first 30 lines of each are read as those of a
+# test_NAME.c. Without a C++ compiler, and under the thread sanitizer, which does not know the
+# emulated threads' stacks, they are left out.
+include(CheckLanguage)
+check_language(CXX)
+if(NOT CMAKE_CXX_COMPILER)
+  message(STATUS "no C++ compiler: the tests of the CUDA device are left out")
+  return()
+endif()
+if(STRATA_TSAN)
+  return()
+endif()
+enable_language(CXX)
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g")
+
+file(GLOB device CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/gpu/cuda/*.cu ${CMAKE_SOURCE_DIR}/gpu/cuda/*.cc)
+list(FILTER device EXCLUDE REGEX "/plugin\\.cc$")
+file(GLOB emulation CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cc)
+list(FILTER emulation EXCLUDE REGEX "/at_end\\.cc$")
+foreach(source ${device})
+  if(source MATCHES "cu$")
+    set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  endif()
+endforeach()
+add_library(st_cuda_emu STATIC ${device} ${emulation})
+target_compile_definitions(st_cuda_emu PUBLIC STRATA_CUDA_EMU)
+target_include_directories(st_cuda_emu BEFORE PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+target_link_libraries(st_cuda_emu PUBLIC st_gpu)
+
+# What is the same on the emulation and on a GPU.
+set_source_files_properties(cuda_header.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+add_library(st_cuda_cases STATIC cuda_cases.cc cuda_header.cu)
+target_link_libraries(st_cuda_cases PUBLIC st_cuda_emu)
+target_compile_options(st_cuda_cases PUBLIC -Wno-missing-field-initializers) # defaults made for C
+
+file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/test_cuda_*.cc)
+foreach(source ${cuda_tests})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE st_cuda_cases PkgConfig::CHECK)
+  target_compile_definitions(${name} PRIVATE STRATA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  file(STRINGS ${source} head LIMIT_COUNT 30)
+  set(label quick)
+  set(timeout 60)
+  if("${head}" MATCHES "Label: +([a-z]+)")
+    set(label ${CMAKE_MATCH_1})
+  endif()
+  if("${head}" MATCHES "Timeout: +([0-9]+)")
+    set(timeout ${CMAKE_MATCH_1})
+  endif()
+  math(EXPR timeout "${timeout} * ${slowdown}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${label};cuda_emu" TIMEOUT ${timeout}
+    SKIP_RETURN_CODE 77 ENVIRONMENT "CK_FORK=no;OMP_WAIT_POLICY=passive")
+endforeach()
+
+# What ./run gpu-check builds with nvcc, on the emulation: that it checks, tells and ends as it says.
+file(GLOB gpu_check CONFIGURE_DEPENDS gpu_check/*.cc)
+add_executable(gpu_check ${gpu_check} ${CMAKE_CURRENT_LIST_DIR}/at_end.cc)
+target_link_libraries(gpu_check PRIVATE st_cuda_cases)
+add_test(NAME cuda_gpu_check COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_gpu_check.sh
+  $<TARGET_FILE:gpu_check>)
+set_tests_properties(cuda_gpu_check PROPERTIES LABELS "quick;cuda_emu" TIMEOUT 60)
+
+# The program with an emulated GPU: a copy of it beside a strata-cuda.so that is the emulation.
+if(TARGET strata AND NOT (STRATA_ASAN OR STRATA_UBSAN))
+  set(emulated ${CMAKE_BINARY_DIR}/tests/emulated)
+  file(MAKE_DIRECTORY ${emulated})
+  add_library(strata_cuda_emulated MODULE ${CMAKE_SOURCE_DIR}/gpu/cuda/plugin.cc
+    ${CMAKE_CURRENT_LIST_DIR}/at_end.cc ${device} ${emulation})
+  target_compile_definitions(strata_cuda_emulated PRIVATE STRATA_CUDA_EMU
+    STRATA_BUILD_ID="${STRATA_BUILD_ID}")
+  target_include_directories(strata_cuda_emulated BEFORE PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+  set_target_properties(strata_cuda_emulated PROPERTIES PREFIX "" OUTPUT_NAME strata-cuda
+    LIBRARY_OUTPUT_DIRECTORY ${emulated} CXX_VISIBILITY_PRESET hidden)
+  target_link_options(strata_cuda_emulated PRIVATE
+    LINKER:--version-script=${CMAKE_SOURCE_DIR}/gpu/cuda/exports.map LINKER:--no-undefined)
+  target_link_libraries(strata_cuda_emulated PRIVATE Threads::Threads m)
+  add_custom_command(OUTPUT ${emulated}/strata DEPENDS strata
+    COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:strata> ${emulated}/strata)
+  add_custom_target(strata_emulated ALL DEPENDS ${emulated}/strata strata_cuda_emulated)
+  add_test(NAME cuda_plugin COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh ${emulated}
+    ${CMAKE_BINARY_DIR})
+  set_tests_properties(cuda_plugin PROPERTIES LABELS "quick;cuda_emu" TIMEOUT 60
+    SKIP_RETURN_CODE 77)
+endif()
