@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -928,24 +927,12 @@ int st_store_open_readonly(struct st_store **out, const char *run_json)
 	return st_dir_open_store(out, NULL, run_json, ST_DIR_READ);
 }
 
-/* What a drive that hangs still uses: reachable, so that nobody takes it for a forgotten leak. */
-static struct st_store *lost;
-static pthread_mutex_t lost_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void lose(struct st_store *s)
-{
-	pthread_mutex_lock(&lost_lock);
-	s->next_lost = lost;
-	lost = s;
-	pthread_mutex_unlock(&lost_lock);
-}
-
 void st_store_close(struct st_store *s, bool remove)
 {
 	if (!s)
 		return;
 	if (s->is_lost) {
-		lose(s);
+		st_store_lose(s);
 		return;
 	}
 	for (unsigned p = 0; p < s->n_files; p++) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* nvme/layout.c - the extent map: which path and offset each extent has. */
+/* nvme/layout.c - the extent map: which path and offset each extent has; a store in memory. */
 #include "nvme/store_priv.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -222,6 +223,33 @@ int st_store_layout(struct st_store **out, const struct st_store_cfg *cfg, unsig
 no_memory:
 	st_store_free(s);
 	return st_fail(-ENOMEM, "store: tables of %u extents", cfg->n_extents);
+}
+
+/* Reachable, so that nobody takes it for a forgotten leak. */
+static struct lost {
+	void *mem;
+	struct lost *next;
+} * lost;
+static pthread_mutex_t lost_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void st_store_lose(void *mem)
+{
+	struct lost *l = mem ? malloc(sizeof(*l)) : NULL;
+
+	if (!l)
+		return; /* without a note it is kept all the same */
+	pthread_mutex_lock(&lost_lock);
+	*l = (struct lost){ mem, lost };
+	lost = l;
+	pthread_mutex_unlock(&lost_lock);
+}
+
+void st_store_release(const struct st_store_runner *r, void *mem)
+{
+	if (r->has_lost)
+		st_store_lose(mem);
+	else
+		free(mem);
 }
 
 void st_store_free(struct st_store *s)

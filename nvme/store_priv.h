@@ -27,8 +27,6 @@
 #ifndef NVME_STORE_PRIV_H
 #define NVME_STORE_PRIV_H
 
-#include <stdlib.h>
-
 #include "nvme/store.h"
 
 #define ST_STORE_VERSION    2u
@@ -151,7 +149,6 @@ struct st_store {
 	unsigned n_found;
 	struct st_error failed; /* rc < 0: nothing may be written any more */
 	bool is_lost;           /* a drive that hangs has its memory and files: never freed */
-	struct st_store *next_lost;
 };
 
 /** st_store_run_fn - run n independent requests to their end; 0 or the first failure. */
@@ -169,12 +166,10 @@ static inline int st_store_run(const struct st_store_runner *r, struct st_aio_re
 	return n ? r->run(r->user, reqs, n) : 0;
 }
 
-/** st_store_release() - free what requests of r used. */
-static inline void st_store_release(const struct st_store_runner *r, void *mem)
-{
-	if (!r->has_lost)
-		free(mem);
-}
+/** st_store_release() - free what requests of r used, or lose it. NULL is fine. */
+void st_store_release(const struct st_store_runner *r, void *mem);
+/** st_store_lose() - keep mem for ever: a drive that hangs still uses it. NULL is fine. */
+void st_store_lose(void *mem);
 
 /** st_store_request() - a request on the file of path p. */
 struct st_aio_req st_store_request(const struct st_store *s, unsigned p, enum st_aio_op op,

@@ -144,6 +144,28 @@ static int use(struct st_store *s, char *kept)
 	return rc ? rc : st_store_verify(s, &verify_cfg, NULL);
 }
 
+/* The first path is not where run_json says. */
+static int find_moved(void)
+{
+	const char *const places[] = { dir[1], dir[0] };
+	char gone[sizeof(json)], *at, *now = NULL;
+	int rc;
+
+	memcpy(gone, json, sizeof(gone));
+	at = strstr(gone, "/0/strata-");
+	ck_assert_ptr_nonnull(at);
+	at[1] = '9';
+	rc = st_store_find(gone, places, ST_ARRAY_LEN(places), &now);
+	if (rc)
+		return rc;
+	ck_assert_ptr_nonnull(now);
+	ck_assert_str_eq(now, json);
+	free(now);
+	rc = st_store_find(json, places, ST_ARRAY_LEN(places), &now);
+	ck_assert_ptr_null(now);
+	return rc;
+}
+
 static int live(char *kept)
 {
 	struct st_store_cfg cfg = small_cfg();
@@ -154,6 +176,8 @@ static int live(char *kept)
 		rc = use(s, kept);
 	st_store_close(s, false);
 	s = NULL;
+	if (!rc)
+		rc = find_moved();
 	if (!rc)
 		rc = st_store_open(&s, &cfg, json);
 	if (!rc)
