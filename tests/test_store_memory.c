@@ -144,26 +144,26 @@ static int use(struct st_store *s, char *kept)
 	return rc ? rc : st_store_verify(s, &verify_cfg, NULL);
 }
 
-/* The first path is not where run_json says. */
+/* The first path is not where run_json says. No assertion of check's: it allocates. */
 static int find_moved(void)
 {
 	const char *const places[] = { dir[1], dir[0] };
 	char gone[sizeof(json)], *at, *now = NULL;
+	bool is_right;
 	int rc;
 
 	memcpy(gone, json, sizeof(gone));
 	at = strstr(gone, "/0/strata-");
-	ck_assert_ptr_nonnull(at);
+	if (!at)
+		return 1; /* which is no result of a life */
 	at[1] = '9';
 	rc = st_store_find(gone, places, ST_ARRAY_LEN(places), &now);
 	if (rc)
 		return rc;
-	ck_assert_ptr_nonnull(now);
-	ck_assert_str_eq(now, json);
+	is_right = now && !strcmp(now, json);
 	free(now);
 	rc = st_store_find(json, places, ST_ARRAY_LEN(places), &now);
-	ck_assert_ptr_null(now);
-	return rc;
+	return rc ? rc : !is_right || now;
 }
 
 static int live(char *kept)
