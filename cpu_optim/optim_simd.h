@@ -644,7 +644,8 @@ VEC_INLINE void vec_block_codes(const struct vec_pass *w, const struct vec_codes
 		memset((char *)w->r.array[STRATA_ARRAY_V] + at, 0, STRATA_MOMENTS_BLOCK);
 }
 
-/* Whole blocks. Returns the elements done. Codes follow one block behind. */
+/* Whole blocks. Returns the elements done. Codes follow one block behind: what needs the largest of
+ * a block does not wait for it. */
 VEC_INLINE size_t vec_update_int8(const struct st_factors *factors,
 				  const struct strata_optim_format *f,
 				  const struct strata_optim_range *r, enum st_rule rule,
@@ -668,27 +669,23 @@ VEC_INLINE size_t vec_update_int8(const struct st_factors *factors,
 	const struct vec_codes c = vec_codes();
 	struct vec_kept kept;
 
-	if (!n_blocks)
-		return 0;
-	for (size_t b = 0; b < n_blocks; b++) {
-		const size_t at = b * STRATA_MOMENTS_BLOCK;
+	kept.m_max = kept.v_max = vi_set1(0);
+	for (size_t i = 0, b = 0; n_blocks && b <= n_blocks; b++) {
+		for (size_t k = 0; k < PAIRS_PER_BLOCK && i < whole + 2 * PAIR; k++, i += PAIR) {
+			const size_t i1 = i - PAIR, i2 = i1 - PAIR; /* huge before there is one */
 
-		kept.m_max = kept.v_max = vi_set1(0);
-		for (size_t k = 0; k < PAIRS_PER_BLOCK + 2; k++) {
-			const size_t i = at + k * PAIR;
-
-			if (k >= 2)
-				vec_apply(&w, i - 2 * PAIR, &second);
-			if (k >= 1 && k <= PAIRS_PER_BLOCK)
-				second = vec_block_second(&w, &c, i - PAIR, &first, &kept);
-			if (k < PAIRS_PER_BLOCK)
+			if (i2 < whole)
+				vec_apply(&w, i2, &second);
+			if (i1 < whole)
+				second = vec_block_second(&w, &c, i1, &first, &kept);
+			if (k == 0 && b > 0)
+				vec_block_scales(&w, (b - 1) * STRATA_MOMENTS_BLOCK, &kept);
+			if (i < whole)
 				first = vec_block_first(&w, &c, i);
 		}
-		vec_block_scales(&w, at, &kept);
-		if (b)
+		if (b > 0)
 			vec_block_codes(&w, &c, b - 1, &kept);
 	}
-	vec_block_codes(&w, &c, n_blocks - 1, &kept);
 	return whole;
 }
 
