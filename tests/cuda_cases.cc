@@ -919,8 +919,7 @@ static void attention_cases(runner *r)
 			attn_case(r, dt, sh);
 	attn_case(r, ST_F32, { 1, 1024, 1, 64, 0 });
 	attn_case(r, ST_BF16, { 1, 1024, 1, 64, 0 });
-	attn_case(r, ST_BF16, { 1, 1024, 1, 128, 0 });
-	attn_case(r, ST_F16, { 1, 1024, 1, 64, 0 });
+	attn_case(r, ST_F16, { 1, 1024, 1, 128, 0 });
 }
 
 /* ---- gradients and the optimizer ----------------------------------------------------------- */
@@ -988,7 +987,7 @@ static void update_case(runner *r, const strata_optim_format &f, enum strata_opt
 	cfg.beta2 = 0.999;
 	cfg.eps = 1e-8;
 	cfg.has_bias_correction = true;
-	if (strata_optim_prepare(&step, &cfg, 3, 1e-3, 0.1, 0.75))
+	if (strata_optim_prepare(&step, &cfg, 3, 1e-3, n % 2 ? 0.0 : 0.1, 0.75))
 		throw std::runtime_error(st_last_error());
 	memcpy(factors.get(), &step, sizeof(*factors));
 	for (double &x : v->ref)
@@ -997,13 +996,17 @@ static void update_case(runner *r, const strata_optim_format &f, enum strata_opt
 	for (size_t i = 0; i < n; i++) { /* the correction is any 16 bits; padding is zeros */
 		uint16_t bits = (uint16_t)(int)(32767 * uniform());
 
+		/* Where nothing moves and nothing decays, a master weight half-way between two. */
+		bits = i % 7 == 1 ? 0x8000 : bits;
 		memcpy(&low->host[2 * i], &bits, 2);
-		if (i % 7)
-			continue;
-		for (const held &h : { p, low, m, v, g })
-			memset(&h->host[i * st_dtype_bytes(h->dt)], 0, st_dtype_bytes(h->dt));
+		for (const held &h : { m, v, g, p, low }) {
+			const size_t each = st_dtype_bytes(h->dt);
+
+			if (i % 7 == 0 || (i % 7 == 1 && h != p && h != low))
+				memset(&h->host[i * each], 0, each);
+		}
 	}
-	if (f.grads == STRATA_GRADS_F32) {
+	if (f.grads == STRATA_GRADS_F32 && n % 2 == 0) {
 		odd_values(&g->host, n, has_nan);
 	} else if (has_nan) {
 		for (size_t i = 3; i < n; i += 7) {

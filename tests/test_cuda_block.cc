@@ -60,13 +60,20 @@ static std::string run(void (*fn)(struct args), int wrong, size_t smem, bool is_
 	return said;
 }
 
+static void run_right(void (*fn)(struct args), int wrong, size_t smem)
+{
+	std::string said = run(fn, wrong, smem, true);
+
+	ck_assert_msg(said.empty(), "%s", said.c_str());
+}
+
 /* Right with 0; with `wrong` it says so, naming kernel, file and thread. */
 static void expect(void (*fn)(struct args), int wrong, const char *says, size_t smem = 4096,
 		   bool is_write = true)
 {
-	std::string said = run(fn, 0, smem, true);
+	std::string said;
 
-	ck_assert_msg(said.empty(), "%s", said.c_str());
+	run_right(fn, 0, smem);
 	said = run(fn, wrong, smem, is_write);
 	ck_assert_msg(said.find(says) != std::string::npos, "no \"%s\" in: %s", says, said.c_str());
 	ck_assert_msg(said.find("kernel wrong (") == 0, "%s", said.c_str());
@@ -272,8 +279,7 @@ START_TEST(orders_show_a_missing_barrier)
 
 	for (int seed = 0; seed < 20; seed++)
 		for (int w = 0; w < 2; w++) {
-			ck_assert_str_eq(
-				run(sum_of_block, w, THREADS * sizeof(float), true).c_str(), "");
+			run_right(sum_of_block, w, THREADS * sizeof(float));
 			for (int i = 0; i < 2 * THREADS; i++)
 				if (!(result[i] == THREADS * (THREADS + 1) / 2)) {
 					wrong[w]++;
@@ -283,7 +289,7 @@ START_TEST(orders_show_a_missing_barrier)
 	ck_assert_int_eq(wrong[0], 0);
 	ck_assert_int_eq(wrong[1], 20);
 	for (int w = 0; w < 2; w++) {
-		ck_assert_str_eq(run(early, w, 16 * THREADS, true).c_str(), "");
+		run_right(early, w, 16 * THREADS);
 		for (int i = 0; i < THREADS; i++)
 			ck_assert_msg(w ? result[i] != result[i] : result[i] == 0.0f, "%d: %g", i,
 				      (double)result[i]);
@@ -302,7 +308,7 @@ ST_KERNEL(THREADS) unwritten(struct args a)
 
 START_TEST(shared_memory_is_poison)
 {
-	ck_assert_str_eq(run(unwritten, 0, 1024, true).c_str(), "");
+	run_right(unwritten, 0, 1024);
 	for (int i = 0; i < 2 * THREADS; i++)
 		ck_assert(result[i] != result[i]);
 }

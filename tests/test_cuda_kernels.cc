@@ -98,18 +98,15 @@ static void run_test(const char *only, size_t at_least)
 	}                                                                                          \
 	END_TEST
 OPERATION(header, 200)
-OPERATION(gelu_fwd, 18)
-OPERATION(gelu_bwd, 18)
+OPERATION(gelu, 36)
 OPERATION(add, 18)
 OPERATION(fill_zero, 6)
 OPERATION(cast, 36)
-OPERATION(layernorm_fwd, 27)
-OPERATION(layernorm_bwd, 54)
+OPERATION(layernorm, 81)
 OPERATION(bias_bwd, 27)
 OPERATION(embedding, 24)
-OPERATION(cross_entropy, 34)
-OPERATION(attention_fwd, 40)
-OPERATION(attention_bwd, 40)
+OPERATION(cross_entropy, 52)
+OPERATION(attention, 78)
 OPERATION(reduce, 21)
 OPERATION(adam_update, 84)
 
@@ -139,18 +136,15 @@ static int run_suite(void)
 	is_with_host = true;
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, header);
-	tcase_add_test(t, gelu_fwd);
-	tcase_add_test(t, gelu_bwd);
+	tcase_add_test(t, gelu);
 	tcase_add_test(t, add);
 	tcase_add_test(t, fill_zero);
 	tcase_add_test(t, cast);
-	tcase_add_test(t, layernorm_fwd);
-	tcase_add_test(t, layernorm_bwd);
+	tcase_add_test(t, layernorm);
 	tcase_add_test(t, bias_bwd);
 	tcase_add_test(t, embedding);
 	tcase_add_test(t, cross_entropy);
-	tcase_add_test(t, attention_fwd);
-	tcase_add_test(t, attention_bwd);
+	tcase_add_test(t, attention);
 	tcase_add_test(t, reduce);
 	tcase_add_test(t, adam_update);
 	suite_add_tcase(s, t);

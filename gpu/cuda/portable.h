@@ -166,9 +166,11 @@ ST_DEVICE st_vec16 load16(const void *p)
 
 	return { { v.x, v.y, v.z, v.w } };
 }
-ST_DEVICE void store16(void *p, st_vec16 v)
+ST_DEVICE void store16(void *p, st_vec16 v) /* in C++, nvcc may make four stores of it */
 {
-	*(uint4 *)p = make_uint4(v.u[0], v.u[1], v.u[2], v.u[3]);
+	asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.u[0]), "r"(v.u[1]),
+		     "r"(v.u[2]), "r"(v.u[3])
+		     : "memory");
 }
 ST_DEVICE unsigned char *shared_memory(void)
 {

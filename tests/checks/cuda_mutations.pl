@@ -89,8 +89,8 @@ sub read_file {
 # Everything of the test but the object of one kernel file: what the linker finds first wins.
 my @objects = split /\n/, `find '$build/tests' -path '*test_cuda_kernels.dir*' -name '*.o'`;
 my @libraries = map { "$build/libst_$_.a" } qw(gpu cpu_optim core);
-my ($emulation) = split /\n/, `find '$build' -name libst_cuda_emu.a`;
-die "$build: no test_cuda_kernels; build it first\n" if !@objects || !defined $emulation;
+my @emulation = map { split /\n/, `find '$build' -name libst_cuda_$_.a` } qw(cases emu);
+die "$build: no test_cuda_kernels; build it first\n" if !@objects || !@emulation;
 my @libs = split ' ', `pkg-config --libs check jansson libxxhash`;
 
 # Is it caught? undef: it does not compile.
@@ -101,7 +101,7 @@ sub run_source {
 	print $out $text;
 	close $out or die "$source: $!\n";
 	system($cxx, @flags, '-c', $source, '-o', "$work/$file.o") == 0 or return undef;
-	system($cxx, '-o', "$work/test", "$work/$file.o", @objects, $emulation, @libraries, @libs,
+	system($cxx, '-o', "$work/test", "$work/$file.o", @objects, @emulation, @libraries, @libs,
 		qw(-ldnnl -fopenmp -lpthread -lm)) == 0 or return undef;
 	return system("timeout 120 '$work/test' $op >'$work/log' 2>&1") != 0;
 }

@@ -46,7 +46,7 @@ my $streams = qr/^(?:gelu_fwd|gelu_bwd|add|layernorm_fwd|layernorm_bwd|column_su
 my $loads_only = qr/^(?:column_sums|attention_delta|reduce|layernorm_bwd)/;
 my $tensor = qr/^attention_(?:fwd|bwd_q|bwd_kv)</;
 
-my (%kernel, @wrong, %shown);
+my (%kernel, @wrong, %shown, @sms);
 
 sub demangled {
 	my ($name) = @_;
@@ -141,7 +141,7 @@ sub check {
 		push @wrong, "$text, $sm: $x->{registers} registers in $k->{threads} threads do not fit\n"
 			if occupancy($sm, $x->{registers}, $k->{threads}, shared_of($text) + $x->{static}) == 0;
 	}
-	push @wrong, "$text: not compiled for every architecture\n" if keys %{ $k->{sm} } != keys %card;
+	push @wrong, "$text: not compiled for every architecture\n" if keys %{ $k->{sm} } != @sms;
 	push @wrong, "$text: $k->{local} accesses to local memory\n" if $k->{local};
 	push @wrong, "$text: $k->{atomics} floating-point atomics\n" if $k->{atomics};
 	push @wrong, "$text: streams, but loads no 16 bytes at a time\n" if $text =~ $streams && !$k->{load16};
@@ -162,7 +162,9 @@ for my $file (@ARGV) {
 }
 die "cuda_table.pl: no kernel found\n" if !%kernel;
 
-my @sms = sort { substr($a, 3) <=> substr($b, 3) } keys %card;
+my %is_there = map { $_ => 1 } map { keys %{ $_->{sm} } } values %kernel;
+@sms = sort { substr($a, 3) <=> substr($b, 3) } keys %is_there;
+$card{$_} or die "cuda_table.pl: what has a multiprocessor of $_? Say it in \%card.\n" for @sms;
 printf "%-44s %7s %7s %6s %5s %5s %4s %6s %5s  %s\n", 'kernel', 'threads', 'shared', 'spills',
 	'ld16', 'st16', 'mma', 'ldmatr', 'copy', join ' ', map { sprintf '%8s', $_ } @sms;
 my %n;
