@@ -17,3 +17,67 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${interface})
 file(RELATIVE_PATH below /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR}/)
 set_source_files_properties(gpu/plugin.c PROPERTIES COMPILE_DEFINITIONS
   "STRATA_BUILD_ID=\"${STRATA_BUILD_ID}\";STRATA_PLUGIN_BELOW=\"${below}/\"")
+
+# ---- strata-cuda.so, beside the program -----------------------------------------------------------
+
+set(STRATA_CUDA AUTO CACHE STRING "build the CUDA device: AUTO (where nvcc is found), ON, OFF")
+set(STRATA_CUDA_ARCHS 80 86 89 90 100 120 CACHE STRING "compute capabilities, as far as nvcc has them")
+set(STRATA_HAS_CUDA OFF)
+if(STRATA_CUDA STREQUAL ON OR (STRATA_CUDA STREQUAL AUTO AND
+    NOT (STRATA_ASAN OR STRATA_UBSAN OR STRATA_TSAN)))
+  find_program(STRATA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin
+    PATHS /usr/local/cuda)
+  if(STRATA_NVCC)
+    execute_process(COMMAND ${STRATA_NVCC} --list-gpu-code OUTPUT_VARIABLE codes RESULT_VARIABLE bad)
+    if(bad)
+      message(WARNING "${STRATA_NVCC} does not run: no CUDA device is built")
+    else()
+      set(STRATA_HAS_CUDA ON)
+    endif()
+  endif()
+  if(STRATA_CUDA STREQUAL ON AND NOT STRATA_HAS_CUDA)
+    message(FATAL_ERROR "STRATA_CUDA is ON and there is no nvcc that runs: set STRATA_NVCC or CUDA_HOME")
+  endif()
+endif()
+
+if(STRATA_HAS_CUDA)
+  set(flags -std=c++17 -O3 -lineinfo -I${CMAKE_SOURCE_DIR} -I${CMAKE_SOURCE_DIR}/include -D_GNU_SOURCE
+    -DSTRATA_BUILD_ID="${STRATA_BUILD_ID}"
+    -Xcompiler=-fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fstack-protector-strong
+    -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter)
+  if(STRATA_WERROR)
+    list(APPEND flags -Werror=all-warnings -Xcompiler=-Werror)
+  endif()
+  set(gencode)
+  foreach(arch ${STRATA_CUDA_ARCHS})
+    if(codes MATCHES "sm_${arch}\n")
+      list(APPEND gencode -gencode=arch=compute_${arch},code=sm_${arch})
+    endif()
+  endforeach()
+  list(APPEND gencode -gencode=arch=compute_80,code=compute_80)
+  file(GLOB cuda_sources CONFIGURE_DEPENDS gpu/cuda/*.cu gpu/cuda/*.cc)
+  set(objects)
+  foreach(source ${cuda_sources})
+    get_filename_component(name ${source} NAME)
+    set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
+    set(device_flags)
+    if(name MATCHES "cu$")
+      set(device_flags ${gencode} --threads=0)
+    endif()
+    add_custom_command(OUTPUT ${object}
+      COMMAND ${STRATA_NVCC} ${flags} ${device_flags} -MD -MF ${object}.d -c ${source} -o ${object}
+      DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}")
+    list(APPEND objects ${object})
+  endforeach()
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)
+  # The runtime is inside, cuBLASLt is looked for at run time: it loads where no CUDA is installed.
+  set(plugin ${CMAKE_BINARY_DIR}/strata-cuda.so)
+  set(exports ${CMAKE_SOURCE_DIR}/gpu/cuda/exports.map)
+  add_custom_command(OUTPUT ${plugin}
+    COMMAND ${STRATA_NVCC} -shared -cudart static -o ${plugin} ${objects} -arch=sm_80
+      -Xcompiler=-static-libgcc,-static-libstdc++
+      -Xlinker --version-script=${exports} -Xlinker --no-undefined -Xlinker --as-needed
+    DEPENDS ${objects} ${exports} VERBATIM COMMENT "nvcc strata-cuda.so")
+  add_custom_target(strata_cuda ALL DEPENDS ${plugin})
+  install(PROGRAMS ${plugin} DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
