@@ -133,7 +133,7 @@ static void loss_of(const struct st_step_model *s, const struct st_stage_args *a
 			if (out)
 				out[t * s->hidden + j] = st_f32_bf16(v / (float)n * a->grad_scale);
 		}
-		*a->loss_sum += sum / (2 * n);
+		a->loss[t] = (float)(sum / (2 * n));
 	}
 }
 
@@ -150,8 +150,8 @@ static void sleep_flops(const struct st_step_model *s, double flops)
 static void simulate(const struct st_step_model *s, const struct st_stage_args *a, double flops)
 {
 	sleep_flops(s, flops);
-	if (a->loss_sum)
-		*a->loss_sum += (double)s->tokens;
+	for (size_t t = 0; a->loss && t < s->tokens; t++)
+		a->loss[t] = 1;
 }
 
 static void forward(const struct st_model *m, struct st_device *dev, unsigned stage,

@@ -76,8 +76,8 @@ struct block_layout {
 };
 
 struct loss_layout {
-	size_t h, mean, rstd, loss, logits, op;                    /* one chunk of tokens */
-	size_t row, row_h, row_mean, row_rstd, row_logits, row_op; /* last position's logits */
+	size_t h, mean, rstd, loss, logits, op;   /* one chunk of tokens */
+	size_t row_h, row_mean, row_rstd, row_op; /* last position's logits */
 	size_t fwd_bytes, bwd_bytes;
 };
 
@@ -336,11 +336,9 @@ static void lay_out_loss(struct gpt2 *g, const struct st_device *dev)
 	l->bwd_bytes = l->op + round_up(max_size(op, op_bwd), ALIGN_BYTES);
 
 	cur = 0;
-	l->row = take(&cur, c * g->elem_bytes);
 	l->row_h = take(&cur, c * g->elem_bytes);
 	l->row_mean = take(&cur, sizeof(float));
 	l->row_rstd = take(&cur, sizeof(float));
-	l->row_logits = take(&cur, g->ld_logits * sizeof(float));
 	l->row_op = take(&cur, product_bytes(dev, last_logits(g)));
 	l->fwd_bytes = max_size(l->fwd_bytes, cur);
 }
@@ -625,19 +623,16 @@ static void loss_chunks(const struct gpt2 *g, struct st_device *dev, const struc
 	void *h = at(a->work, l->h), *logits = at(a->work, l->logits);
 	struct scratch op = scratch_at(a->work, l->op, scale == 0 ? l->fwd_bytes : l->bwd_bytes);
 	float *mean = at(a->work, l->mean), *rstd = at(a->work, l->rstd);
-	float *loss = at(a->work, l->loss);
-	double sum = 0;
 
 	for (size_t row = 0; row < g->rows; row += n) {
 		const void *x = const_at(a->x, row * c * g->elem_bytes);
+		float *loss = a->loss ? a->loss + row : at(a->work, l->loss);
 
 		n = g->rows - row < g->chunk ? g->rows - row : g->chunk;
 		st_layernorm_fwd(dev, n, c, x, gamma, beta, h, mean, rstd);
 		product(dev, head(g, FORM_FWD, n), h, wte, logits, NULL, op);
 		st_cross_entropy(dev, n, g->cfg.vocab_size, g->ld_logits, logits, a->targets + row,
 				 loss, scale);
-		for (size_t i = 0; i < n; i++)
-			sum += (double)loss[i];
 		if (scale == 0)
 			continue;
 		product(dev, head(g, FORM_WEIGHT, n), logits, h, a->grads[1], NULL, op);
@@ -646,25 +641,21 @@ static void loss_chunks(const struct gpt2 *g, struct st_device *dev, const struc
 				 at(a->dx, row * c * g->elem_bytes), a->grads[0],
 				 a->grads[0] + g->at_lnf_bias, op.p);
 	}
-	if (a->loss_sum)
-		*a->loss_sum += sum;
 }
 
-/* The last row is copied first: alone, it need not lie where the device wants an operand. */
+/* A row lies where LayerNorm wants it: n_embd is a multiple of HEAD_DIM_UNIT. */
 static void last_position(const struct gpt2 *g, struct st_device *dev,
 			  const struct st_stage_args *a)
 {
 	const struct loss_layout *l = &g->loss;
-	size_t c = g->cfg.n_embd, row_bytes = c * g->elem_bytes;
-	void *row = at(a->work, l->row), *h = at(a->work, l->row_h);
-	float *logits = at(a->work, l->row_logits);
+	size_t c = g->cfg.n_embd;
+	const void *row = const_at(a->x, (g->rows - 1) * c * g->elem_bytes);
+	void *h = at(a->work, l->row_h);
 
-	memcpy(row, const_at(a->x, (g->rows - 1) * row_bytes), row_bytes);
 	st_layernorm_fwd(dev, 1, c, row, a->params[0], param(g, a->params[0], g->at_lnf_bias), h,
 			 at(a->work, l->row_mean), at(a->work, l->row_rstd));
-	product(dev, last_logits(g), h, a->params[1], logits, NULL,
+	product(dev, last_logits(g), h, a->params[1], a->logits, NULL,
 		scratch_at(a->work, l->row_op, l->fwd_bytes));
-	memcpy(a->logits, logits, g->cfg.vocab_size * sizeof(float));
 }
 
 static void gpt2_fwd(const struct st_model *m, struct st_device *dev, unsigned stage,
@@ -682,7 +673,7 @@ static void gpt2_fwd(const struct st_model *m, struct st_device *dev, unsigned s
 		block_fwd(g, dev, a);
 		return;
 	}
-	if (a->targets && a->loss_sum)
+	if (a->targets && a->loss)
 		loss_chunks(g, dev, a, 0);
 	if (a->logits)
 		last_position(g, dev, a);
@@ -785,11 +776,6 @@ int st_gpt2_create(struct st_model **out, const struct st_gpt2_cfg *cfg, size_t 
 		return st_fail(STRATA_E_CONFIG,
 			       "gpt2: computes in fp32, bf16 or fp16, not in dtype %u",
 			       (unsigned)dtype);
-	if (!st_device_caps(dev)->host_visible)
-		return st_fail(
-			STRATA_E_UNSUPPORTED,
-			"gpt2: the loss is summed on the host, which cannot read the memory of %s",
-			st_device_caps(dev)->name);
 	g = calloc(1, sizeof(*g));
 	if (!g)
 		return st_fail(-ENOMEM, "gpt2: model description");

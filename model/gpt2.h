@@ -38,11 +38,11 @@
  *
  * In backward dx holds d(x1) for a while: it must overlap neither dy nor x.
  *
- * The loss stage sums the losses of the tokens on this side: it needs host_visible memory.
- *   fwd  with targets and loss_sum: losses of all tokens. With logits: the last position's, [vocab]
+ * The loss stage gives the loss of each token; no stage reads or writes memory but by the device.
+ *   fwd  with targets and loss: losses of all tokens. With logits: the last position's, [vocab]
  *        fp32, not rounded to the compute dtype. Either part is left out when a pointer is NULL.
- *   bwd  adds to loss_sum (may be NULL) and to both gradients, writes dx. grad_scale 0: dx is zero
- *        and no gradient is touched.
+ *   bwd  writes loss (may be NULL) and dx, adds to both gradients. grad_scale 0: dx is zero and no
+ *        gradient is touched.
  *
  * In fp16 the activations, the logits and what flows back are fp16, rounded from fp32 sums once
  *each; statistics, softmax, losses and gradients of parameters are fp32 (gpu/device.h). grad_scale
@@ -80,7 +80,7 @@ bool st_gpt2_by_name(const char *name, struct st_gpt2_cfg *out);
  *
  * @return 0; STRATA_E_CONFIG (n_embd / n_head not whole, or no multiple of 8 up to 512; sizes 0 or
  *         absurd; dtype);
- *         STRATA_E_UNSUPPORTED (device memory not host_visible); -EINVAL (NULL); -ENOMEM
+ *         -EINVAL (NULL); -ENOMEM
  */
 ST_MUST_CHECK int st_gpt2_create(struct st_model **out, const struct st_gpt2_cfg *cfg, size_t batch,
 				 size_t seq, const struct st_device *dev, enum st_dtype dtype);

@@ -220,7 +220,7 @@ static void count_resident(const struct strata_plan *p, uint64_t bytes[ST_ARENA_
 		if (!(on_nvme & ST_ON_NVME_STATE))
 			bytes[plan->state_addr[t].arena][STAYS_STATE] += st_tile_state_bytes(l, t);
 		if (!(on_nvme & ST_ON_NVME_GRAD) && plan->mode[u] != ST_UPDATE_IMMEDIATE)
-			bytes[ST_ARENA_HOST][STAYS_GRAD] += st_tile_grad_bytes(l, t);
+			bytes[plan->rest_addr[t].arena][STAYS_GRAD] += st_tile_grad_bytes(l, t);
 	}
 }
 
@@ -258,6 +258,9 @@ static const char *pool_text(const struct strata_plan *p, unsigned pool)
 		[ST_POOL_WORK] = "workspace of operations",
 		[ST_POOL_STATE] = "states in flight: staging",
 		[ST_POOL_REST] = "gradients in flight: staging",
+		[ST_POOL_STAGE] = "parameters on their way to the device: staging",
+		[ST_POOL_ROUNDED] = "gradients on their way to the host",
+		[ST_POOL_ACT_REST] = "activations at rest",
 	};
 
 	if (pool == ST_POOL_STATE && p->rank)

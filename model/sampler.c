@@ -109,7 +109,7 @@ static int load_weights(struct strata_sampler *s, const char *dir)
 		return rc;
 	s->n_units = s->model->n_units;
 	s->weights = calloc(s->n_units, sizeof(*s->weights));
-	s->logits = calloc(s->gpt2.vocab_size, sizeof(*s->logits));
+	s->logits = alloc_aligned(s->gpt2.vocab_size * sizeof(float));
 	s->sorted = calloc(s->gpt2.vocab_size, sizeof(*s->sorted));
 	s->window = calloc(s->gpt2.n_positions, sizeof(*s->window));
 	if (!s->weights || !s->logits || !s->sorted || !s->window)

@@ -211,6 +211,12 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 	plan.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP;
 	plan.rest = uses_nvme && c->nvme.spill == ST_SPILL_AUTO ? ST_REST_FIT : ST_REST_MEMORY;
 	plan.may_speculate = plan.commits && c->nvme.commit_every == 1;
+	plan.copies = !st_device_caps(s->device)->host_visible;
+	for (unsigned m = 0; m < ST_ARRAY_LEN(plan.updates); m++) {
+		struct strata_optim_format f = st_formats_of(&plan.formats, m);
+
+		plan.updates[m] = st_device_can_update(s->device, &plan.formats.optim, &f);
+	}
 	return plan;
 }
 
@@ -326,6 +332,18 @@ int st_setup_model(struct st_setup *s, const char *config_path, const struct str
 	return 0;
 }
 
+/* What lives on the device is updated there, if it can. */
+static void say_where_updates_run(const struct st_plan *p)
+{
+	const struct st_plan_cfg *c = &p->cfg;
+
+	if (c->copies && c->param_home == ST_HOME_DEVICE && c->state_home == ST_HOME_DEVICE &&
+	    !(c->updates[0] && c->updates[1]))
+		st_log(ST_LOG_INFO,
+		       "this device has no kernel for this optimizer in these formats: what lives "
+		       "on it is copied, updated on the host and copied back");
+}
+
 static void take_sizes(struct st_setup *s)
 {
 	s->info.device_bytes = s->plan->arena_bytes[ST_ARENA_DEVICE];
@@ -340,8 +358,10 @@ int st_setup_plan(struct st_setup *s, bool within_budgets)
 	st_plan_destroy(s->plan);
 	s->plan = NULL;
 	rc = make_plan(s, within_budgets);
-	if (!rc)
+	if (!rc) {
+		say_where_updates_run(s->plan);
 		take_sizes(s);
+	}
 	return rc;
 }
 

@@ -39,7 +39,9 @@ struct command {
 
 struct st_engine {
 	struct st_engine_cfg cfg;
-	struct st_arena arena[ST_ARENA_N];
+	struct st_arena arena[ST_ARENA_N]; /* of the device's only where the host sees it */
+	struct st_arena batches;           /* of the runs, and the leaves of the norm */
+	bool has_device;                   /* it was given an arena, or told of memory */
 	struct st_exec exec;
 	struct st_run runs[RUNS];
 	int32_t *row_number; /* [rows] scratch of st_rows_find(), where the plan looks up ahead */
@@ -83,38 +85,68 @@ struct st_engine {
 
 /* ---- runs ---------------------------------------------------------------------------------- */
 
+/* What runs hold of batches lies in one range, which a device can be told of. */
 static int alloc_runs(struct st_engine *e)
 {
 	const struct st_plan_cfg *p = &e->cfg.plan->cfg;
+	const struct st_lookup *l = &e->cfg.plan->lookup;
 	size_t n_mb = p->n_mb > p->n_eval_mb ? p->n_mb : p->n_eval_mb;
 	size_t tokens = n_mb * p->model->batch * p->model->seq;
+	size_t bytes = e->cfg.plan->layout->n_leaves * sizeof(double) +
+		       RUNS * tokens * (3 * sizeof(int32_t) + sizeof(float));
+	int rc = st_arena_init(&e->batches, bytes, "batches");
+	char *at = e->batches.base;
 
+	if (rc)
+		return rc;
+	e->exec.leaves = (double *)(void *)at;
+	at += e->cfg.plan->layout->n_leaves * sizeof(double);
 	for (unsigned i = 0; i < RUNS; i++) {
-		e->runs[i].tokens = calloc(tokens, sizeof(int32_t));
-		e->runs[i].targets = calloc(tokens, sizeof(int32_t));
-		e->runs[i].loss = calloc(n_mb, sizeof(double));
-		if (!e->runs[i].tokens || !e->runs[i].targets || !e->runs[i].loss)
-			return st_fail(-ENOMEM, "engine: batches");
+		int32_t *batch = (int32_t *)(void *)at;
+
+		e->runs[i].tokens = batch;
+		e->runs[i].targets = batch + tokens;
+		e->runs[i].rows.tokens = batch + 2 * tokens;
+		e->runs[i].loss = (float *)(void *)(batch + 3 * tokens);
+		at += tokens * (3 * sizeof(int32_t) + sizeof(float));
+	}
+	if (!l->n_chunks)
+		return 0;
+	ST_ASSERT(l->max_tokens <= tokens);
+	e->row_number = calloc(l->rows, sizeof(*e->row_number));
+	for (unsigned i = 0; i < RUNS; i++) {
+		e->runs[i].rows.row = calloc(l->max_rows, sizeof(*e->runs[i].rows.row));
+		if (!e->row_number || !e->runs[i].rows.row)
+			return st_fail(-ENOMEM, "engine: rows of a batch");
 	}
 	return 0;
 }
 
-static int alloc_rows(struct st_engine *e)
+/* The arenas; what copies name is registered with the device. */
+static int alloc_arenas(struct st_engine *e)
 {
-	const struct st_lookup *l = &e->cfg.plan->lookup;
+	const uint64_t *bytes = e->cfg.plan->arena_bytes;
+	bool is_visible = st_device_caps(e->cfg.device)->host_visible;
+	struct st_arena *host = &e->arena[ST_ARENA_HOST];
+	void *base = NULL;
+	int rc = 0;
 
-	if (!l->n_chunks)
-		return 0;
-	e->row_number = calloc(l->rows, sizeof(*e->row_number));
-	for (unsigned i = 0; i < RUNS; i++) {
-		struct st_rows *r = &e->runs[i].rows;
-
-		r->row = calloc(l->max_rows, sizeof(*r->row));
-		r->tokens = calloc(l->max_tokens, sizeof(*r->tokens));
-		if (!e->row_number || !r->row || !r->tokens)
-			return st_fail(-ENOMEM, "engine: rows of a batch");
-	}
-	return 0;
+	if (is_visible == e->cfg.plan->cfg.copies)
+		return st_fail(-EINVAL, "engine: the plan was made for another kind of device");
+	e->has_device = !is_visible;
+	if (is_visible)
+		rc = st_arena_init(&e->arena[ST_ARENA_DEVICE], bytes[ST_ARENA_DEVICE], "device");
+	else if (bytes[ST_ARENA_DEVICE])
+		rc = st_device_arena(e->cfg.device, bytes[ST_ARENA_DEVICE], &base);
+	if (!rc)
+		rc = st_arena_init(host, bytes[ST_ARENA_HOST], "host");
+	if (!rc && !is_visible && host->bytes)
+		rc = st_device_register(e->cfg.device, host->base, host->bytes);
+	if (!rc && !is_visible)
+		rc = st_device_register(e->cfg.device, e->batches.base, e->batches.bytes);
+	e->exec.base[ST_ARENA_DEVICE] = is_visible ? e->arena[ST_ARENA_DEVICE].base : base;
+	e->exec.base[ST_ARENA_HOST] = host->base;
+	return rc;
 }
 
 static int take_run(void *user, enum st_variant v, void **run)
@@ -190,11 +222,18 @@ static bool is_void(void *user, void *ctx)
 	return atomic_load(&((struct st_run *)ctx)->is_hopeless);
 }
 
-static int run_compute(void *user, const struct st_program *p, uint32_t op, void *ctx)
+static int run_op(void *user, const struct st_program *p, uint32_t op, void *ctx)
 {
 	struct st_engine *e = user;
 
 	return st_exec_run(&e->exec, p, op, ctx);
+}
+
+static void op_done(void *user, const struct st_program *p, uint32_t op, void *ctx)
+{
+	struct st_engine *e = user;
+
+	st_exec_done(&e->exec, p, op, ctx);
 }
 
 /* ---- commands ------------------------------------------------------------------------------ */
@@ -553,10 +592,12 @@ static int start_lanes(struct st_engine *e)
 		.scratch = e->scratch,
 		.layout = e->cfg.plan->layout,
 		.lookup = &e->cfg.plan->lookup,
-		.arena = { e->arena[0].base, e->arena[1].base },
+		.base = { e->exec.base[0], e->exec.base[1] },
+		.device = e->cfg.plan->cfg.copies ? e->cfg.device : NULL,
 		.depth = e->cfg.aio.depth,
 		.n_hashers = n_hashers(e),
-		.compute = run_compute,
+		.run = run_op,
+		.done = op_done,
 		.snapshot = take_snapshot,
 		.wants_commit = wants_commit,
 		.is_void = is_void,
@@ -595,7 +636,7 @@ static int start_up(struct st_engine *e)
 	if (rc)
 		return rc;
 	for (unsigned a = 0; !rc && a < ST_ARENA_N; a++)
-		if (e->arena[a].bytes)
+		if (e->arena[a].bytes) /* a device's own memory is not here */
 			rc = st_aio_register(e->queue, e->arena[a].base, e->arena[a].bytes);
 	if (!rc)
 		rc = open_store(e);
@@ -697,14 +738,9 @@ int st_engine_create(struct st_engine **out, const struct st_engine_cfg *cfg, ch
 	e->exec.cfg = &e->cfg;
 	e->exec.plan = cfg->plan;
 	e->exec.boundary.loss_scale = cfg->loss_scale;
-	e->exec.leaves = calloc(cfg->plan->layout->n_leaves, sizeof(double));
-	rc = e->exec.leaves ? alloc_runs(e) : st_fail(-ENOMEM, "engine");
+	rc = alloc_runs(e);
 	if (!rc)
-		rc = alloc_rows(e);
-	for (unsigned a = 0; !rc && a < ST_ARENA_N; a++) {
-		rc = st_arena_init(&e->arena[a], cfg->plan->arena_bytes[a], a ? "host" : "device");
-		e->exec.arena[a] = e->arena[a].base;
-	}
+		rc = alloc_arenas(e);
 	if (rc)
 		goto fail;
 	rc = -pthread_create(&e->thread, NULL, engine_main, e);
@@ -750,17 +786,14 @@ void st_engine_close(struct st_engine *e, bool removes_store)
 		pthread_mutex_unlock(&e->lock);
 		pthread_join(e->thread, NULL);
 	}
+	if (e->has_device)
+		st_device_release(e->cfg.device); /* before what it knows of goes */
 	for (unsigned a = 0; a < ST_ARENA_N && !e->has_lost_buffers; a++)
 		st_arena_fini(&e->arena[a]);
-	for (unsigned i = 0; i < RUNS; i++) {
-		free(e->runs[i].tokens);
-		free(e->runs[i].targets);
-		free(e->runs[i].loss);
+	st_arena_fini(&e->batches);
+	for (unsigned i = 0; i < RUNS; i++)
 		free(e->runs[i].rows.row);
-		free(e->runs[i].rows.tokens);
-	}
 	free(e->row_number);
-	free(e->exec.leaves);
 	pthread_mutex_destroy(&e->lock);
 	pthread_cond_destroy(&e->changed);
 	free(e);
@@ -798,6 +831,12 @@ static double loaded_rate(struct st_engine *e, const struct st_lanes_stats *now)
 	return e->loaded_bytes_per_s > 0 ? e->loaded_bytes_per_s : rate;
 }
 
+static int64_t lane_ns(const struct st_lanes_stats *now, const struct st_lanes_stats *was,
+		       enum st_lane lane)
+{
+	return now->lane_ns[lane] - was->lane_ns[lane];
+}
+
 static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lanes_stats *now)
 {
 	const struct st_lanes_stats *was = &e->at_report;
@@ -809,7 +848,7 @@ static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lan
 	};
 	struct st_bound bound;
 	struct st_step_lanes l = {
-		.compute_ns = now->compute_ns - was->compute_ns,
+		.compute_ns = lane_ns(now, was, ST_LANE_COMPUTE),
 		.read_ns = now->read.busy_ns - was->read.busy_ns,
 		.write_ns = now->write.busy_ns - was->write.busy_ns,
 		.commit_ns = now->commit_ns - was->commit_ns,
@@ -866,7 +905,7 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.speculated = c.run->speculates,
 		.rolled_back = c.run->rolled_back,
 		.wall_ns = now_ns - e->report_ns,
-		.compute_ns = now.compute_ns - e->at_report.compute_ns,
+		.compute_ns = lane_ns(&now, &e->at_report, ST_LANE_COMPUTE),
 		.read_bytes = now.read.bytes - e->at_report.read.bytes,
 		.write_bytes = now.write.bytes - e->at_report.write.bytes,
 		.lanes = lanes_since(e, &now),
@@ -884,19 +923,14 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 
 int st_engine_eval(struct st_engine *e, const int32_t *tokens, const int32_t *targets, double *loss)
 {
-	const struct st_model *m = e->cfg.plan->cfg.model;
 	struct command c = { .variant = ST_VARIANT_EVAL, .tokens = tokens, .targets = targets };
-	double sum = 0;
 	int rc = settle(e);
 
 	if (!rc)
 		rc = call(e, &c);
-	if (rc)
-		return rc;
-	for (unsigned mb = 0; mb < c.run->n_mb; mb++)
-		sum += c.run->loss[mb];
-	*loss = sum / ((double)c.run->n_mb * (double)(m->batch * m->seq));
-	return 0;
+	if (!rc)
+		*loss = st_exec_mean_loss(e->cfg.plan, c.run);
+	return rc;
 }
 
 int st_engine_save(struct st_engine *e)

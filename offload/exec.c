@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offload/exec.c - the operations of the compute lane. */
+/* offload/exec.c - the operations of compute, copies and optimizer. */
 #include "offload/exec.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 static void *at(const struct st_exec *x, const struct st_use *u)
 {
-	return x->arena[u->addr.arena] + u->addr.off_bytes;
+	return x->base[u->addr.arena] + u->addr.off_bytes;
 }
 
 static const struct st_use *find_use(const struct st_program *p, const struct st_op *op,
@@ -45,8 +45,6 @@ static void stage_args(const struct st_exec *x, const struct st_program *p, cons
 	size_t first = (size_t)op->mb * m->batch * m->seq;
 
 	*a = (struct st_stage_args){
-		.tokens = (op->is_lookup ? run->rows.tokens : run->tokens) + first,
-		.targets = run->targets + first,
 		.x = operand(x, p, op, ST_ROLE_X),
 		.y = operand(x, p, op, ST_ROLE_Y),
 		.saved = operand(x, p, op, ST_ROLE_SAVED),
@@ -58,11 +56,18 @@ static void stage_args(const struct st_exec *x, const struct st_program *p, cons
 		a->params[k] = operand(x, p, op, ST_ROLE_PARAM0 + k);
 		a->grads[k] = operand(x, p, op, ST_ROLE_ACCUM0 + k);
 	}
-	if (op->stage + 1 == m->n_stages) {
-		a->loss_sum = &run->loss[op->mb];
+	if (x->plan->cfg.copies) {
+		a->tokens = operand(x, p, op, ST_ROLE_TOKENS);
+		a->targets = operand(x, p, op, ST_ROLE_TARGETS);
+		a->loss = operand(x, p, op, ST_ROLE_LOSS);
+	} else {
+		a->tokens = (op->is_lookup ? run->rows.tokens : run->tokens) + first;
+		a->targets = run->targets + first;
+		a->loss = op->stage + 1 == m->n_stages ? run->loss + first : NULL;
+	}
+	if (op->stage + 1 == m->n_stages)
 		a->grad_scale = (float)(run->loss_scale /
 					((double)run->n_mb * (double)(m->batch * m->seq)));
-	}
 }
 
 static int run_forward(struct st_exec *x, const struct st_program *p, const struct st_op *op,
@@ -72,8 +77,6 @@ static int run_forward(struct st_exec *x, const struct st_program *p, const stru
 	struct st_stage_args a;
 
 	stage_args(x, p, op, run, &a);
-	if (a.loss_sum)
-		*a.loss_sum = 0;
 	m->fwd(m, x->cfg->device, op->stage, &a);
 	return st_device_status(x->cfg->device);
 }
@@ -89,38 +92,49 @@ static int run_backward(struct st_exec *x, const struct st_program *p, const str
 		if (op->zeroes[k])
 			st_fill_zero(x->cfg->device, a.grads[k],
 				     find_use(p, op, ST_ROLE_ACCUM0 + k)->bytes);
-	if (a.loss_sum)
-		*a.loss_sum = 0;
 	m->bwd(m, x->cfg->device, op->stage, &a);
 	return st_device_status(x->cfg->device);
 }
 
 /* ---- gradients and optimizer --------------------------------------------------------------- */
 
-static void run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op,
-		       struct st_run *run)
+static int run_reduce(struct st_exec *x, const struct st_program *p, const struct st_op *op)
 {
 	const struct st_layout *l = x->plan->layout;
 	const struct st_tile *t = &l->tiles[op->tile];
+	enum strata_optim_grads grads = st_optim_grads(l->grad_dtype);
 	const float *acc = operand(x, p, op, ST_ROLE_ACCUM0);
 	char *out = operand(x, p, op, ST_ROLE_GRAD);
 	double *leaf = x->leaves + t->first_leaf;
 
+	if (x->plan->cfg.copies) {
+		st_device_reduce(x->cfg->device, t->elems, acc, out, grads,
+				 operand(x, p, op, ST_ROLE_LEAVES));
+		return st_device_status(x->cfg->device);
+	}
 #pragma omp parallel for num_threads(team(x)) schedule(static)
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
 		size_t n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS;
 
 		ST_ASSERT(!strata_optim_reduce(n, acc + e, out + e * st_dtype_bytes(l->grad_dtype),
-					       st_optim_grads(l->grad_dtype),
-					       leaf + e / STRATA_NUMERIC_TILE));
+					       grads, leaf + e / STRATA_NUMERIC_TILE));
 	}
-	run->square_sum += strata_optim_tree_sum(leaf, t->elems / STRATA_NUMERIC_TILE);
+	return 0;
+}
+
+/* The leaves of a tile are there. */
+static void count_leaves(struct st_exec *x, const struct st_op *op, struct st_run *run)
+{
+	const struct st_tile *t = &x->plan->layout->tiles[op->tile];
+
+	run->square_sum +=
+		strata_optim_tree_sum(x->leaves + t->first_leaf, t->elems / STRATA_NUMERIC_TILE);
 	if (run->speculates && st_will_clip(run->square_sum, x->cfg->clip, run->loss_scale))
 		atomic_store(&run->is_hopeless, true);
 }
 
-static void run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
-		       const struct st_run *run)
+static int run_update(struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		      const struct st_run *run)
 {
 	const struct st_layout *l = x->plan->layout;
 	const struct st_tile *t = &l->tiles[op->tile];
@@ -130,6 +144,13 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 	void *param = operand(x, p, op, ST_ROLE_PARAM0), *state = operand(x, p, op, ST_ROLE_STATE);
 	void *grad = operand(x, p, op, ST_ROLE_GRAD);
 
+	if (st_plan_updates_on_device(x->plan, op->tile)) {
+		const struct strata_optim_range r =
+			st_tile_range(l, op->tile, 0, t->elems, param, state, grad);
+
+		st_device_update(x->cfg->device, s, &format, &r);
+		return st_device_status(x->cfg->device);
+	}
 #pragma omp parallel for num_threads(team(x)) schedule(static)
 	for (size_t e = 0; e < t->elems; e += CHUNK_ELEMS) {
 		size_t n = t->elems - e < CHUNK_ELEMS ? t->elems - e : CHUNK_ELEMS;
@@ -138,6 +159,7 @@ static void run_update(struct st_exec *x, const struct st_program *p, const stru
 
 		ST_ASSERT(!strata_optim_update(s, &format, &r));
 	}
+	return 0;
 }
 
 /* ---- rows that are looked up ahead --------------------------------------------------------- */
@@ -160,9 +182,9 @@ static struct strata_optim_range part_at_home(const struct st_exec *x, const str
 	struct st_addr state = plan->state_addr[p->tile], grad = plan->rest_addr[p->tile];
 
 	param.off_bytes += l->tiles[p->tile].first_elem * st_dtype_bytes(l->dtype);
-	return st_tile_range(
-		l, p->tile, p->tile_elem, p->n, x->arena[param.arena] + param.off_bytes,
-		x->arena[state.arena] + state.off_bytes, x->arena[grad.arena] + grad.off_bytes);
+	return st_tile_range(l, p->tile, p->tile_elem, p->n, x->base[param.arena] + param.off_bytes,
+			     x->base[state.arena] + state.off_bytes,
+			     x->base[grad.arena] + grad.off_bytes);
 }
 
 static void update_part(const struct st_exec *x, const struct chunk *c, uint32_t i, uint32_t index,
@@ -222,17 +244,29 @@ int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr, d
 		  : strata_optim_prepare(&out[1], &optim, step, lr, cfg->weight_decay, grad_scale);
 }
 
+double st_exec_mean_loss(const struct st_plan *plan, const struct st_run *run)
+{
+	size_t rows = plan->cfg.model->batch * plan->cfg.model->seq;
+	double sum = 0;
+
+	for (unsigned mb = 0; mb < run->n_mb; mb++) {
+		double part = 0;
+
+		for (size_t i = 0; i < rows; i++)
+			part += (double)run->loss[mb * rows + i];
+		sum += part;
+	}
+	return sum / ((double)run->n_mb * (double)rows);
+}
+
 static int run_norm(struct st_exec *x, struct st_run *run)
 {
-	const struct st_model *m = x->plan->cfg.model;
-	double sum = 0, norm = sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves)) /
-			       run->loss_scale;
+	double norm =
+		sqrt(strata_optim_tree_sum(x->leaves, x->plan->layout->n_leaves)) / run->loss_scale;
 	struct st_boundary *b = &x->boundary;
 	int rc;
 
-	for (unsigned mb = 0; mb < run->n_mb; mb++)
-		sum += run->loss[mb];
-	run->mean_loss = sum / ((double)run->n_mb * (double)(m->batch * m->seq));
+	run->mean_loss = st_exec_mean_loss(x->plan, run);
 	run->grad_norm = norm;
 	run->verdict = st_judge(norm, x->cfg->clip, x->cfg->scales_loss);
 	run->rolled_back = run->speculates && run->verdict.is_vain;
@@ -255,6 +289,55 @@ static int run_norm(struct st_exec *x, struct st_run *run)
 	b->step = run->step;
 	b->cursor = run->cursor_after;
 	return 0;
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
+/* Where what has no address in an arena lies: in the run, or in the engine. */
+static void *beside(const struct st_exec *x, const struct st_op *op, const struct st_run *run,
+		    enum st_role role)
+{
+	const struct st_model *m = x->plan->cfg.model;
+	size_t first = (size_t)op->mb * m->batch * m->seq;
+
+	switch (role) {
+	case ST_ROLE_TOKENS:
+		return run->tokens + first;
+	case ST_ROLE_TARGETS:
+		return run->targets + first;
+	case ST_ROLE_ROW_NUMBERS:
+		return run->rows.tokens + first;
+	case ST_ROLE_LOSS:
+		return run->loss + first;
+	case ST_ROLE_LEAVES:
+		return x->leaves + x->plan->layout->tiles[op->tile].first_leaf;
+	default:
+		return NULL;
+	}
+}
+
+static int run_copy(const struct st_exec *x, const struct st_program *p, const struct st_op *op,
+		    const struct st_run *run)
+{
+	enum st_stream stream = op->kind == ST_OP_COPY_IN ? ST_STREAM_H2D : ST_STREAM_D2H;
+	const struct st_use *from = NULL;
+	int rc = 0;
+
+	for (uint32_t i = op->first_use; !rc && i < op->first_use + op->n_uses; i++) {
+		const struct st_use *u = &p->uses[i];
+		void *other = beside(x, op, run, u->role);
+
+		if (u->role == ST_ROLE_FROM)
+			from = u;
+		else if (u->role == ST_ROLE_TO)
+			rc = st_device_copy(x->cfg->device, stream, at(x, u), at(x, from),
+					    u->bytes);
+		else if (u->is_write)
+			rc = st_device_copy(x->cfg->device, stream, at(x, u), other, u->bytes);
+		else
+			rc = st_device_copy(x->cfg->device, stream, other, at(x, u), u->bytes);
+	}
+	return rc;
 }
 
 /* ---- first values and export --------------------------------------------------------------- */
@@ -318,23 +401,34 @@ int st_exec_run(void *user, const struct st_program *p, uint32_t op_index, void 
 	case ST_OP_BACKWARD:
 		return run_backward(x, p, op, run);
 	case ST_OP_REDUCE:
-		run_reduce(x, p, op, run);
-		return 0;
+		return run_reduce(x, p, op);
 	case ST_OP_NORM:
 		return run_norm(x, run);
 	case ST_OP_UPDATE:
-		if (!op->is_speculative || !atomic_load(&run->is_hopeless))
-			run_update(x, p, op, run);
-		return 0;
+		if (op->is_speculative && atomic_load(&run->is_hopeless))
+			return 0;
+		return run_update(x, p, op, run);
 	case ST_OP_UPDATE_ROWS:
 		run_update_rows(x, p, op, run);
 		return 0;
+	case ST_OP_COPY_IN:
+	case ST_OP_COPY_OUT:
+		return run_copy(x, p, op, run);
 	case ST_OP_FILL:
 		return run_fill(x, p, op);
 	case ST_OP_EMIT:
 		return run_emit(x, p, op, run);
 	default:
-		return st_fail(-EINVAL, "%s is no operation of the compute lane",
-			       st_op_name(op->kind));
+		return st_fail(-EINVAL, "%s is no operation of a worker", st_op_name(op->kind));
 	}
+}
+
+void st_exec_done(void *user, const struct st_program *p, uint32_t op_index, void *ctx)
+{
+	struct st_exec *x = user;
+	const struct st_op *op = &p->ops[op_index];
+
+	if (op->kind == (x->plan->cfg.copies ? ST_OP_COPY_OUT : ST_OP_REDUCE) &&
+	    (op->kind == ST_OP_REDUCE || find_use(p, op, ST_ROLE_LEAVES)))
+		count_leaves(x, op, ctx);
 }

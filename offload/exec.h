@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * offload/exec.h - what each operation of the compute lane does.
+ * offload/exec.h - what each operation that is not I/O does.
  *
  * Layer:   offload
- * Threads: the worker of the compute lane; inside, the device's thread team
+ * Threads: the workers of offload/lanes_real.h; inside, the device's thread team
  */
 #ifndef OFFLOAD_EXEC_H
 #define OFFLOAD_EXEC_H
@@ -21,7 +21,7 @@ struct st_run {
 	uint64_t step;             /* STEP: its number, 1-based */
 	int32_t *tokens, *targets; /* [max micro-batches * batch * seq] */
 	struct st_rows rows;       /* updates due, where the plan looks up ahead */
-	double *loss;              /* [max micro-batches] sums */
+	float *loss;               /* [max micro-batches * batch * seq] out, of each token */
 	unsigned n_mb;
 	uint64_t cursor_after;
 	double lr, beta1, beta2;
@@ -49,13 +49,21 @@ struct st_boundary {
 struct st_exec {
 	const struct st_engine_cfg *cfg;
 	const struct st_plan *plan;
-	char *arena[ST_ARENA_N];
-	double *leaves; /* [n_leaves] sums of squares */
+	char *base[ST_ARENA_N]; /* of the arenas; the device's need not be readable here */
+	double *leaves;         /* [n_leaves] sums of squares */
 	struct st_boundary boundary;
 };
 
-/** st_exec_run() - as st_lanes_real_cfg.compute: user is a struct st_exec, ctx a struct st_run. */
+/**
+ * st_exec_run() - as st_lanes_real_cfg.run: user is a struct st_exec, ctx a struct st_run. What the
+ * device does need not be done when it returns.
+ */
 int st_exec_run(void *user, const struct st_program *p, uint32_t op, void *ctx);
+/** st_exec_done() - as st_lanes_real_cfg.done: the operation is done. */
+void st_exec_done(void *user, const struct st_program *p, uint32_t op, void *ctx);
+
+/** st_exec_mean_loss() - of a run whose losses are all there: summed in the order of tokens. */
+double st_exec_mean_loss(const struct st_plan *plan, const struct st_run *run);
 
 /** st_exec_prepare() - both forms of the optimizer's factors for a step. */
 ST_MUST_CHECK int st_exec_prepare(const struct st_engine_cfg *cfg, uint64_t step, double lr,

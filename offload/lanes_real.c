@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offload/lanes_real.c - NVMe through aio, hasher and store; compute on one worker thread. */
+/* offload/lanes_real.c - NVMe through aio, hasher and store; the rest on worker threads. */
 #include "offload/lanes_real.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,10 +12,12 @@
 #include "offload/hasher.h"
 #include "offload/trace.h"
 
-#define IO_OPS      32u /* operations accepted per direction */
-#define COMPUTE_OPS 4u  /* queued for the worker, so that it need not wait for the engine thread */
-#define LOADED_MAX  8u  /* requests in flight that any drive is busy with */
-#define DONE_RING   (2 * IO_OPS + 2 * COMPUTE_OPS + 8u)
+#define IO_OPS       32u /* operations accepted per direction */
+#define LANE_OPS     4u  /* queued for a worker, so that it need not wait for the engine thread */
+#define WORKER_LANES 4u  /* compute, h2d, d2h, optimizer */
+#define WORKER_OPS   (WORKER_LANES * LANE_OPS)
+#define LOADED_MAX   8u /* requests in flight that any drive is busy with */
+#define DONE_RING    (2 * IO_OPS + 2 * WORKER_OPS + 8u)
 
 struct piece { /* what one request moves */
 	bool is_scratch, is_whole;
@@ -71,8 +74,31 @@ struct job {
 	void *ctx;
 	uint64_t token;
 	uint32_t op;
+	struct st_event *event; /* on a device: recorded behind it */
+	int64_t begin_ns;       /* it was handed over */
 	int rc;
 	struct st_error error;
+};
+
+struct worker { /* takes jobs in order */
+	struct st_lanes_real *r;
+	void (*run)(struct worker *w, struct job *j);
+	pthread_t thread;
+	bool has_thread, stops;
+	bool is_broken;     /* the worker's: a job failed */
+	int64_t free_ns;    /* the worker's: when it was done with its latest job */
+	pthread_cond_t has; /* what follows is under the lock */
+	struct job jobs[WORKER_OPS];
+	uint32_t head, n;
+};
+
+struct stream { /* the latest operations on it, and their events; the device's worker only */
+	struct st_event *event[LANE_OPS];
+	struct {
+		const void *ctx;
+		uint32_t op;
+	} of[LANE_OPS];
+	uint32_t n; /* handed over, ever */
 };
 
 struct st_lanes_real {
@@ -91,15 +117,15 @@ struct st_lanes_real {
 		uint32_t n, left;
 		int64_t since_ns;
 	} commit;
-	pthread_t worker;
-	bool has_worker;
-	pthread_mutex_t lock; /* what follows is shared with the worker */
-	pthread_cond_t has_job;
-	struct job jobs[COMPUTE_OPS];
-	uint32_t job_head, n_jobs;
-	struct job finished[COMPUTE_OPS];
+	struct worker front;               /* compute; or what is given to the device */
+	struct worker optimizer;           /* beside a device */
+	struct worker behind[ST_STREAM_N]; /* what it has been given */
+	struct stream stream[ST_STREAM_N]; /* in the order of enum st_stream */
+	atomic_bool is_device_broken;      /* what it is still given does not count */
+	pthread_mutex_t lock;              /* what follows is shared with the workers */
+	uint32_t n_lane_ops[ST_LANE_N];    /* submitted to a worker and not collected */
+	struct job finished[WORKER_OPS];
 	uint32_t n_finished;
-	bool stops;
 	struct st_lanes_stats stats;
 	struct { /* both directions together */
 		unsigned n_flying, n_loaded;
@@ -118,66 +144,195 @@ static void trace_op(const struct st_lanes_real *r, const struct st_program *p, 
 	st_run_trace_op(r->cfg.trace, p, op, &run, begin_ns, end_ns);
 }
 
-/* ---- compute ------------------------------------------------------------------------------- */
+/* ---- workers ------------------------------------------------------------------------------- */
 
-static void run_job(struct st_lanes_real *r, struct job *j, bool is_broken)
+static enum st_lane lane_of(const struct job *j)
 {
-	if (is_broken) {
-		j->rc = STRATA_E_CANCELLED;
-		return;
-	}
-	j->rc = r->cfg.compute(r->cfg.user, j->p, j->op, j->ctx);
-	if (j->rc)
-		st_error_take(&j->error, j->rc);
+	return j->p->ops[j->op].lane;
+}
+
+static enum st_stream stream_of(enum st_lane lane)
+{
+	return lane == ST_LANE_H2D   ? ST_STREAM_H2D
+	       : lane == ST_LANE_D2H ? ST_STREAM_D2H
+				     : ST_STREAM_COMPUTE;
+}
+
+static void fail_job(struct job *j, int rc)
+{
+	j->rc = rc;
+	st_error_take(&j->error, rc);
+}
+
+static void push_job(struct worker *w, const struct job *j)
+{
+	pthread_mutex_lock(&w->r->lock);
+	ST_ASSERT(w->n < WORKER_OPS);
+	w->jobs[(w->head + w->n++) % WORKER_OPS] = *j;
+	pthread_cond_signal(&w->has);
+	pthread_mutex_unlock(&w->r->lock);
+}
+
+/* A job is over: the engine thread collects it. since_ns: when its lane turned to it. */
+static void finish_job(struct st_lanes_real *r, const struct job *j, int64_t since_ns)
+{
+	int64_t end_ns = st_now_ns();
+
+	if (!j->rc)
+		r->cfg.done(r->cfg.user, j->p, j->op, j->ctx);
+	trace_op(r, j->p, j->op, j->ctx, since_ns, end_ns);
+	pthread_mutex_lock(&r->lock);
+	ST_ASSERT(r->n_finished < WORKER_OPS);
+	r->finished[r->n_finished++] = *j;
+	r->stats.lane_ns[lane_of(j)] += end_ns - since_ns;
+	r->stats.kind_ns[j->p->ops[j->op].kind] += end_ns - since_ns;
+	st_aio_wake(r->cfg.queue);
+	pthread_mutex_unlock(&r->lock);
 }
 
 static void *worker_main(void *arg)
 {
-	struct st_lanes_real *r = arg;
-	bool is_broken = false;
+	struct worker *w = arg;
 
-	pthread_mutex_lock(&r->lock);
+	pthread_mutex_lock(&w->r->lock);
 	for (;;) {
 		struct job j;
-		int64_t start, end;
 
-		while (!r->n_jobs && !r->stops)
-			pthread_cond_wait(&r->has_job, &r->lock);
-		if (!r->n_jobs)
+		while (!w->n && !w->stops)
+			pthread_cond_wait(&w->has, &w->r->lock);
+		if (!w->n)
 			break;
-		j = r->jobs[r->job_head];
-		pthread_mutex_unlock(&r->lock);
-		start = st_now_ns();
-		run_job(r, &j, is_broken);
-		is_broken |= j.rc != 0;
-		end = st_now_ns();
-		trace_op(r, j.p, j.op, j.ctx, start, end);
-		pthread_mutex_lock(&r->lock);
-		r->job_head = (r->job_head + 1) % COMPUTE_OPS;
-		r->n_jobs--;
-		r->finished[r->n_finished++] = j;
-		r->stats.compute_ns += end - start;
-		r->stats.kind_ns[j.p->ops[j.op].kind] += end - start;
-		st_aio_wake(r->cfg.queue);
+		j = w->jobs[w->head];
+		w->head = (w->head + 1) % WORKER_OPS;
+		w->n--;
+		pthread_mutex_unlock(&w->r->lock);
+		j.begin_ns = j.begin_ns ? j.begin_ns : st_now_ns();
+		w->run(w, &j);
+		pthread_mutex_lock(&w->r->lock);
 	}
-	pthread_mutex_unlock(&r->lock);
+	pthread_mutex_unlock(&w->r->lock);
 	return NULL;
 }
 
-static int submit_compute(struct st_lanes_real *r, const struct st_program *p, uint32_t op,
-			  void *ctx, uint64_t token)
+/* The job is done when it has been run. */
+static void run_here(struct worker *w, struct job *j)
 {
-	int rc = -EAGAIN;
+	struct st_lanes_real *r = w->r;
+	int rc = w->is_broken ? STRATA_E_CANCELLED : r->cfg.run(r->cfg.user, j->p, j->op, j->ctx);
+
+	if (rc)
+		fail_job(j, rc);
+	w->is_broken |= rc != 0;
+	finish_job(r, j, j->begin_ns);
+}
+
+/* ---- a device ------------------------------------------------------------------------------ */
+
+static bool depends_on(const struct job *j, uint32_t other)
+{
+	const struct st_op *op = &j->p->ops[j->op];
+	const uint32_t *deps = j->p->deps + op->first_dep;
+	uint32_t lo = 0, hi = op->n_deps; /* ascending */
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (deps[mid] == other)
+			return true;
+		if (deps[mid] < other)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return false;
+}
+
+/* What the job depends on and may still run is on a stream: in its own it comes before, and of
+ * another one the latest such operation's event is enough. */
+static int wait_for_others(struct st_lanes_real *r, const struct job *j, enum st_stream mine)
+{
+	for (unsigned s = 0; s < ST_STREAM_N; s++) {
+		struct stream *other = &r->stream[s];
+		uint32_t n = other->n < LANE_OPS ? other->n : LANE_OPS;
+
+		for (uint32_t back = 1; s != mine && back <= n; back++) {
+			uint32_t i = (other->n - back) % LANE_OPS;
+			int rc;
+
+			if (other->of[i].ctx != j->ctx || !depends_on(j, other->of[i].op))
+				continue;
+			rc = st_device_wait(r->cfg.device, mine, other->event[i]);
+			if (rc)
+				return rc;
+			break;
+		}
+	}
+	return 0;
+}
+
+/* Of a lane no more than LANE_OPS are on their way, so the event that comes round is free. */
+static int give_to_device(struct st_lanes_real *r, struct job *j)
+{
+	enum st_stream mine = stream_of(lane_of(j));
+	struct stream *s = &r->stream[mine];
+	uint32_t i = s->n % LANE_OPS;
+	int rc = wait_for_others(r, j, mine);
+
+	if (!rc)
+		rc = r->cfg.run(r->cfg.user, j->p, j->op, j->ctx);
+	if (!rc)
+		rc = st_device_record(r->cfg.device, mine, s->event[i]);
+	if (rc)
+		return rc;
+	j->event = s->event[i];
+	s->of[i].ctx = j->ctx;
+	s->of[i].op = j->op;
+	s->n++;
+	return 0;
+}
+
+static void run_on_device(struct worker *w, struct job *j)
+{
+	struct st_lanes_real *r = w->r;
+	int rc = atomic_load(&r->is_device_broken) ? STRATA_E_CANCELLED : give_to_device(r, j);
+
+	if (rc) {
+		atomic_store(&r->is_device_broken, true);
+		fail_job(j, rc);
+	}
+	push_job(&r->behind[stream_of(lane_of(j))], j);
+}
+
+static void await_device(struct worker *w, struct job *j)
+{
+	struct st_lanes_real *r = w->r;
+	int rc = j->event ? st_event_join(r->cfg.device, j->event) : 0;
+
+	if (rc < 0) {
+		atomic_store(&r->is_device_broken, true);
+		fail_job(j, rc);
+	} else if (!j->rc && atomic_load(&r->is_device_broken)) {
+		fail_job(j, STRATA_E_CANCELLED); /* what it depends on may have failed */
+	}
+	finish_job(r, j, j->begin_ns > w->free_ns ? j->begin_ns : w->free_ns);
+	w->free_ns = st_now_ns();
+}
+
+static int submit_job(struct st_lanes_real *r, struct worker *w, const struct st_program *p,
+		      uint32_t op, void *ctx, uint64_t token)
+{
+	const struct job j = { .p = p, .ctx = ctx, .token = token, .op = op };
+	uint32_t *n = &r->n_lane_ops[p->ops[op].lane];
+	bool is_full;
 
 	pthread_mutex_lock(&r->lock);
-	if (r->n_jobs + r->n_finished < COMPUTE_OPS) {
-		r->jobs[(r->job_head + r->n_jobs++) % COMPUTE_OPS] =
-			(struct job){ .p = p, .ctx = ctx, .token = token, .op = op };
-		pthread_cond_signal(&r->has_job);
-		rc = 0;
-	}
+	is_full = *n == LANE_OPS;
+	*n += !is_full;
 	pthread_mutex_unlock(&r->lock);
-	return rc;
+	if (is_full)
+		return -EAGAIN;
+	push_job(w, &j);
+	return 0;
 }
 
 /* ---- completions --------------------------------------------------------------------------- */
@@ -196,11 +351,13 @@ static int carry(const struct st_error *error, int rc)
 	return rc;
 }
 
-static void collect_compute(struct st_lanes_real *r)
+static void collect_jobs(struct st_lanes_real *r)
 {
 	pthread_mutex_lock(&r->lock);
-	for (uint32_t i = 0; i < r->n_finished; i++)
+	for (uint32_t i = 0; i < r->n_finished; i++) {
 		push_done(r, r->finished[i].token, carry(&r->finished[i].error, r->finished[i].rc));
+		r->n_lane_ops[lane_of(&r->finished[i])]--;
+	}
 	r->n_finished = 0;
 	pthread_mutex_unlock(&r->lock);
 }
@@ -216,7 +373,7 @@ static void begin_pieces(const struct st_lanes_real *r, const struct st_program 
 
 	*it = (struct pieces){ .layout = l,
 			       .kind = op->kind,
-			       .buf = r->cfg.arena[use->addr.arena] + use->addr.off_bytes };
+			       .buf = r->cfg.base[use->addr.arena] + use->addr.off_bytes };
 	if (op->is_speculative && r->cfg.is_void(r->cfg.user, ctx))
 		return; /* no pieces */
 	if (op->kind == ST_OP_READ_ROWS) {
@@ -595,7 +752,14 @@ static void finish_commit_request(struct st_lanes_real *r)
 
 static uint32_t real_waits_on(void *priv, enum st_lane lane)
 {
-	/* The worker takes its jobs in order, and after a failure cancels the rest. */
+	const uint32_t device = 1u << ST_LANE_COMPUTE | 1u << ST_LANE_H2D | 1u << ST_LANE_D2H;
+	const struct st_lanes_real *r = priv;
+
+	/* A worker takes its jobs in order, and after a failure cancels the rest. */
+	if (lane == ST_LANE_OPTIMIZER)
+		return 1u << ST_LANE_OPTIMIZER;
+	if (r->cfg.device && (device >> lane & 1))
+		return device;
 	return lane == ST_LANE_COMPUTE ? 1u << ST_LANE_COMPUTE : 0;
 }
 
@@ -606,7 +770,11 @@ static int real_submit(void *priv, const struct st_program *p, uint32_t op, void
 
 	switch (p->ops[op].lane) {
 	case ST_LANE_COMPUTE:
-		return submit_compute(r, p, op, ctx, token);
+	case ST_LANE_H2D:
+	case ST_LANE_D2H:
+		return submit_job(r, &r->front, p, op, ctx, token);
+	case ST_LANE_OPTIMIZER:
+		return submit_job(r, &r->optimizer, p, op, ctx, token);
 	case ST_LANE_READ:
 		return submit_io(r, &r->dir[0], p, op, ctx, token);
 	case ST_LANE_WRITE:
@@ -620,7 +788,7 @@ static int real_submit(void *priv, const struct st_program *p, uint32_t op, void
 
 static void collect(struct st_lanes_real *r)
 {
-	collect_compute(r);
+	collect_jobs(r);
 	collect_hashes(r);
 	for (unsigned d = 0; d < 2; d++) {
 		retire_ops(r, &r->dir[d]);
@@ -688,16 +856,64 @@ void st_lanes_real_stats(struct st_lanes_real *r, struct st_lanes_stats *out)
 	out->hash_ns = r->hasher ? st_hasher_busy_ns(r->hasher) : 0;
 }
 
+static int start_worker(struct st_lanes_real *r, struct worker *w,
+			void (*run)(struct worker *w, struct job *j))
+{
+	int rc;
+
+	w->run = run;
+	rc = -pthread_create(&w->thread, NULL, worker_main, w);
+	w->has_thread = rc == 0;
+	return rc ? st_fail(rc, "lanes: a worker") : 0;
+}
+
+/* What was handed to it is run first. */
+static void stop_worker(struct worker *w)
+{
+	if (!w->has_thread)
+		return;
+	pthread_mutex_lock(&w->r->lock);
+	w->stops = true;
+	pthread_cond_signal(&w->has);
+	pthread_mutex_unlock(&w->r->lock);
+	pthread_join(w->thread, NULL);
+	w->has_thread = false;
+}
+
+static int start_workers(struct st_lanes_real *r)
+{
+	int rc = 0;
+
+	if (!r->cfg.device)
+		return start_worker(r, &r->front, run_here);
+	for (unsigned s = 0; s < ST_STREAM_N; s++) {
+		for (unsigned i = 0; !rc && i < LANE_OPS; i++)
+			rc = st_event_create(r->cfg.device, &r->stream[s].event[i]);
+		rc = rc ? rc : start_worker(r, &r->behind[s], await_device);
+	}
+	rc = rc ? rc : start_worker(r, &r->optimizer, run_here);
+	return rc ? rc : start_worker(r, &r->front, run_on_device);
+}
+
+static void init_worker(struct st_lanes_real *r, struct worker *w)
+{
+	w->r = r;
+	pthread_cond_init(&w->has, NULL);
+}
+
 int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_cfg *cfg)
 {
 	struct st_lanes_real *r = calloc(1, sizeof(*r));
-	int rc = -ENOMEM;
+	int rc;
 
 	if (!r)
-		return st_fail(rc, "lanes");
+		return st_fail(-ENOMEM, "lanes");
 	r->cfg = *cfg;
 	pthread_mutex_init(&r->lock, NULL);
-	pthread_cond_init(&r->has_job, NULL);
+	init_worker(r, &r->front);
+	init_worker(r, &r->optimizer);
+	for (unsigned s = 0; s < ST_STREAM_N; s++)
+		init_worker(r, &r->behind[s]);
 	r->io.n_loaded =
 		cfg->depth / 2 < LOADED_MAX ? cfg->depth / 2 + !(cfg->depth / 2) : LOADED_MAX;
 	r->commit.n = 2 * ST_STORE_PATHS_MAX;
@@ -708,37 +924,29 @@ int st_lanes_real_create(struct st_lanes_real **out, const struct st_lanes_real_
 		for (unsigned i = 0; r->dir[d].reqs && i < cfg->depth; i++)
 			r->dir[d].reqs[i].is_write = d == 1;
 	}
-	if (!r->commit.reqs || !r->dir[0].reqs || !r->dir[1].reqs)
-		goto fail;
-	rc = -pthread_create(&r->worker, NULL, worker_main, r);
-	if (rc)
-		goto fail;
-	r->has_worker = true;
-	rc = cfg->n_hashers ? st_hasher_create(&r->hasher, cfg->queue, cfg->store, cfg->scratch,
-					       cfg->n_hashers)
-			    : 0;
-	if (rc)
-		goto fail;
+	if (r->commit.reqs && r->dir[0].reqs && r->dir[1].reqs)
+		rc = start_workers(r);
+	else
+		rc = st_fail(-ENOMEM, "lanes");
+	if (!rc && cfg->n_hashers)
+		rc = st_hasher_create(&r->hasher, cfg->queue, cfg->store, cfg->scratch,
+				      cfg->n_hashers);
+	if (rc) {
+		st_lanes_real_destroy(r);
+		return rc;
+	}
 	*out = r;
 	return 0;
-
-fail:
-	st_lanes_real_destroy(r);
-	return st_fail(rc, "lanes");
 }
 
 void st_lanes_real_stop(struct st_lanes_real *r)
 {
 	if (!r)
 		return;
-	if (r->has_worker) {
-		pthread_mutex_lock(&r->lock);
-		r->stops = true;
-		pthread_cond_signal(&r->has_job);
-		pthread_mutex_unlock(&r->lock);
-		pthread_join(r->worker, NULL);
-		r->has_worker = false;
-	}
+	stop_worker(&r->front); /* before those that it hands on to */
+	for (unsigned s = 0; s < ST_STREAM_N; s++)
+		stop_worker(&r->behind[s]);
+	stop_worker(&r->optimizer);
 	st_hasher_destroy(r->hasher);
 	r->hasher = NULL;
 }
@@ -748,8 +956,14 @@ void st_lanes_real_destroy(struct st_lanes_real *r)
 	if (!r)
 		return;
 	st_lanes_real_stop(r);
+	for (unsigned s = 0; s < ST_STREAM_N; s++) {
+		for (unsigned i = 0; i < LANE_OPS; i++)
+			st_event_destroy(r->stream[s].event[i]);
+		pthread_cond_destroy(&r->behind[s].has);
+	}
+	pthread_cond_destroy(&r->front.has);
+	pthread_cond_destroy(&r->optimizer.has);
 	pthread_mutex_destroy(&r->lock);
-	pthread_cond_destroy(&r->has_job);
 	free(r->commit.reqs);
 	free(r->dir[0].reqs);
 	free(r->dir[1].reqs);

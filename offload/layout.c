@@ -23,7 +23,7 @@ static enum strata_optim_params params_of(enum st_dtype dtype)
 				 : STRATA_PARAMS_SPLIT;
 }
 
-static struct strata_optim_format format_of(const struct st_formats *f, bool is_matrix)
+struct strata_optim_format st_formats_of(const struct st_formats *f, bool is_matrix)
 {
 	return (struct strata_optim_format){
 		.params = params_of(f->dtype),
@@ -34,7 +34,7 @@ static struct strata_optim_format format_of(const struct st_formats *f, bool is_
 
 struct strata_optim_format st_tile_format(const struct st_layout *l, uint32_t tile)
 {
-	return format_of(&l->formats, l->tiles[tile].is_matrix);
+	return st_formats_of(&l->formats, l->tiles[tile].is_matrix);
 }
 
 /* Of n elements; st_layout_create() saw that the formats go together. */
@@ -286,7 +286,7 @@ static int check_formats(const struct st_formats *f)
 	int rc = 0;
 
 	for (int is_matrix = 0; !rc && is_matrix < 2; is_matrix++) {
-		struct strata_optim_format format = format_of(f, is_matrix);
+		struct strata_optim_format format = st_formats_of(f, is_matrix);
 
 		rc = strata_optim_array_bytes(&f->optim, &format, STRATA_NUMERIC_TILE, bytes);
 	}

@@ -72,7 +72,9 @@ size_t st_tile_param_bytes(const struct st_layout *l, uint32_t tile);
 size_t st_tile_state_bytes(const struct st_layout *l, uint32_t tile);
 size_t st_tile_grad_bytes(const struct st_layout *l, uint32_t tile);
 
-/** st_tile_format() - of the kernels that update it. */
+/** st_formats_of() - of the kernels that update matrices, or vectors. */
+struct strata_optim_format st_formats_of(const struct st_formats *f, bool is_matrix);
+/** st_tile_format() - of those that update this tile. */
 struct strata_optim_format st_tile_format(const struct st_layout *l, uint32_t tile);
 /** st_tile_array_bytes() - of its first n elements; 0: the tile has no such array. */
 size_t st_tile_array_bytes(const struct st_layout *l, uint32_t tile, enum strata_optim_array a,

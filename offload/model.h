@@ -64,8 +64,9 @@ struct st_stage_desc {
 	double fwd_kernel_bytes, bwd_kernel_bytes;
 };
 
-struct st_stage_args {                          /* of one call; everything borrowed */
-	const int32_t *tokens, *targets;        /* [batch * seq] of this micro-batch */
+struct st_stage_args { /* of one call; everything borrowed, all pointers are device addresses */
+	const int32_t *tokens, *targets;        /* [batch * seq] of this micro-batch: those of the
+						 * first stage, and of the last one */
 	const void *params[ST_STAGE_UNITS_MAX]; /* unit bases, compute dtype */
 	float *grads[ST_STAGE_UNITS_MAX];       /* unit bases, fp32, added to (bwd) */
 	const void *x;                          /* input activation (not the first stage) */
@@ -75,8 +76,9 @@ struct st_stage_args {                          /* of one call; everything borro
 	const void *dy;   /* bwd, not the last stage */
 	void *dx;         /* bwd, not the first stage */
 	float grad_scale; /* last stage, bwd: weight of one token's loss in the step's mean */
-	double *loss_sum; /* last stage: += sum of the tokens' losses, summed in token order */
-	float *logits; /* last stage, fwd, sampling only: [vocab] of the last position, or NULL */
+	float *loss;      /* last stage: [batch * seq] out, the tokens' losses */
+	float *logits;    /* last stage, fwd, sampling only: [vocab] of the last position, aligned
+			   * as a product's operand, or NULL */
 };
 
 struct st_model {

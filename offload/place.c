@@ -161,7 +161,8 @@ static int place_claims(const struct st_program *p, enum st_pool pool, uint64_t 
 
 static bool takes_reads(enum st_pool pool)
 {
-	return pool == ST_POOL_PARAM || pool == ST_POOL_STATE || pool == ST_POOL_REST;
+	return pool == ST_POOL_PARAM || pool == ST_POOL_STATE || pool == ST_POOL_REST ||
+	       pool == ST_POOL_STAGE || pool == ST_POOL_ROUNDED;
 }
 
 /* By how much less the next size is that is tried: a claim's mean. */

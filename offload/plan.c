@@ -72,9 +72,11 @@ static uint64_t align_up(uint64_t n)
 
 static uint32_t pool_arena(const struct st_plan *p, enum st_pool pool)
 {
-	if (pool == ST_POOL_STATE || pool == ST_POOL_REST)
+	if (pool == ST_POOL_STATE || pool == ST_POOL_REST || pool == ST_POOL_STAGE ||
+	    pool == ST_POOL_ACT_REST)
 		return ST_ARENA_HOST;
-	return pool == ST_POOL_ACT && p->cfg.acts_on_host ? ST_ARENA_HOST : ST_ARENA_DEVICE;
+	return pool == ST_POOL_ACT && p->cfg.acts_on_host && !p->cfg.copies ? ST_ARENA_HOST
+									    : ST_ARENA_DEVICE;
 }
 
 static struct st_addr take(struct st_plan *p, uint32_t arena, uint64_t bytes)
@@ -91,6 +93,26 @@ struct pins {
 	uint32_t params[ST_ARENA_N]; /* units, in this arena; those on the device come first */
 	uint32_t states, grads;      /* tiles, in host memory */
 };
+
+bool st_plan_has_param(const struct st_plan *p, uint32_t unit, enum st_arena_id arena)
+{
+	return !(p->on_nvme[p->layout->unit_first_tile[unit]] & ST_ON_NVME_PARAM) &&
+	       p->param_addr[unit].arena == arena;
+}
+
+static bool has_state(const struct st_plan *p, uint32_t tile, enum st_arena_id arena)
+{
+	return !(p->on_nvme[tile] & ST_ON_NVME_STATE) && p->state_addr[tile].arena == arena;
+}
+
+bool st_plan_updates_on_device(const struct st_plan *p, uint32_t tile)
+{
+	const struct st_tile *t = &p->layout->tiles[tile];
+
+	return p->cfg.copies && p->cfg.updates[t->is_matrix] &&
+	       st_plan_has_param(p, t->unit, ST_ARENA_DEVICE) &&
+	       has_state(p, tile, ST_ARENA_DEVICE) && !(p->on_nvme[tile] & ST_ON_NVME_GRAD);
+}
 
 static bool rests(const struct st_plan *p, uint32_t tile)
 {
@@ -256,7 +278,10 @@ static void place_homes(struct st_plan *p, const struct pins *pins)
 			p->on_nvme[t] |= ST_ON_NVME_GRAD;
 			p->scratch_bytes += align_up(st_tile_grad_bytes(l, t));
 		} else {
-			p->rest_addr[t] = take(p, ST_ARENA_HOST, st_tile_grad_bytes(l, t));
+			p->rest_addr[t] = take(p,
+					       st_plan_updates_on_device(p, t) ? ST_ARENA_DEVICE
+									       : ST_ARENA_HOST,
+					       st_tile_grad_bytes(l, t));
 		}
 	}
 }
@@ -437,7 +462,7 @@ static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_
 	const struct st_layout *l = p->layout;
 	uint64_t all = 0, largest = 0, bytes;
 
-	if (pool == ST_POOL_PARAM) {
+	if (pool == ST_POOL_PARAM || pool == ST_POOL_STAGE) {
 		for (uint32_t u = 0; u < l->n_units; u++) {
 			bytes = align_up(st_unit_param_bytes(l, u));
 			all += bytes;
@@ -445,7 +470,7 @@ static uint64_t useful_bytes(const struct st_plan *p, enum st_pool pool, uint64_
 		}
 		if (p->cfg.pins && all > need + PARAM_UNITS_USEFUL * largest)
 			all = need + PARAM_UNITS_USEFUL * largest;
-	} else if (pool == ST_POOL_STATE || pool == ST_POOL_REST) {
+	} else if (pool == ST_POOL_STATE || pool == ST_POOL_REST || pool == ST_POOL_ROUNDED) {
 		bool is_state = pool == ST_POOL_STATE;
 		unsigned useful = is_state ? STATE_TILES_USEFUL : REST_TILES_USEFUL;
 
@@ -469,7 +494,8 @@ static uint64_t budget_of(const struct st_plan *p, uint32_t arena)
 /* Give what the budgets leave to the pools that can use it. */
 static void spread_rest(struct st_plan *p, uint64_t *pool_bytes)
 {
-	static const enum st_pool wants[] = { ST_POOL_REST, ST_POOL_PARAM, ST_POOL_STATE };
+	static const enum st_pool wants[] = { ST_POOL_REST, ST_POOL_ROUNDED, ST_POOL_PARAM,
+					      ST_POOL_STAGE, ST_POOL_STATE };
 
 	for (unsigned i = 0; i < ST_ARRAY_LEN(wants); i++) {
 		enum st_pool pool = wants[i];
@@ -499,6 +525,17 @@ static int check_budget(const struct st_plan *p, uint32_t arena, const char *nam
 		       name, (double)budget_of(p, arena) / (1 << 20), key, (unsigned long long)mib);
 }
 
+/* The host updates the rows that the batch names: it must be able to read what that takes. */
+static bool can_look_up(const struct st_plan *p, uint32_t unit)
+{
+	const struct st_layout *l = p->layout;
+	bool can = !p->cfg.copies || !st_plan_has_param(p, unit, ST_ARENA_DEVICE);
+
+	for (uint32_t t = l->unit_first_tile[unit]; t < l->unit_first_tile[unit + 1]; t++)
+		can &= !p->cfg.copies || !has_state(p, t, ST_ARENA_DEVICE);
+	return can;
+}
+
 /* Is the first stage's table looked up ahead of its update, and in which chunks? */
 static int decide_lookup(struct st_plan *p)
 {
@@ -510,7 +547,7 @@ static int decide_lookup(struct st_plan *p)
 
 	memset(&p->lookup, 0, sizeof(p->lookup));
 	if (p->mode[s->units[0]] != ST_UPDATE_DEFERRED || !s->looks_up ||
-	    p->cfg.lookahead == ST_LOOKAHEAD_OFF)
+	    p->cfg.lookahead == ST_LOOKAHEAD_OFF || !can_look_up(p, s->units[0]))
 		return 0;
 	rc = st_lookup_init(&p->lookup, p->layout, s->units[0], s->lookup_cols,
 			    pass * m->batch * m->seq, p->on_nvme);

@@ -13,7 +13,9 @@
  *
  * Homes. DEVICE and HOST: the arena, for the whole run. NVME: the store; a buffer holds it while it
  * is used. On a device that is host_visible both arenas are memory that the compute lane reads
- * directly.
+ * directly. On another one (`copies`) stages compute with what is in the device's arena: what is at
+ * home elsewhere is staged in host memory and copied. The optimizer works on the host, save where
+ * it can work on the device with all that it needs there.
  *
  * Update modes, per unit; they change no bit of the result.
  *  IMMEDIATE    inside backward, right after the unit's gradient was rounded, which then is gone;
@@ -86,7 +88,9 @@ struct st_plan_cfg {
 	bool recompute;    /* activation checkpointing: forward again inside backward */
 	bool acts_on_host; /* stage inputs rest in the host arena */
 	enum st_rest rest;
-	bool commits; /* every step is committed; then all homes are written through */
+	bool commits;    /* every step is committed; then all homes are written through */
+	bool copies;     /* the device's memory is not the host's */
+	bool updates[2]; /* of such a device: it can update vectors, matrices (st_tile.is_matrix) */
 	uint64_t device_bytes, host_bytes; /* budgets; 0 = as much as is useful */
 	enum st_lookahead lookahead;
 	/* With AUTO: of the bytes that updates move, and whose phase is free, so many move in
@@ -163,6 +167,11 @@ uint64_t st_plan_read_bytes(const struct st_plan *p);
 uint64_t st_plan_write_bytes(const struct st_plan *p);
 /* Bytes preallocated on all paths of a run: the store, and the scratch of spilled gradients. */
 uint64_t st_plan_disk_bytes(const struct st_plan *p, unsigned n_paths);
+
+/** st_plan_has_param() - a unit's parameters are at home in this arena. */
+bool st_plan_has_param(const struct st_plan *p, uint32_t unit, enum st_arena_id arena);
+/** st_plan_updates_on_device() - the device updates this tile, and its gradient rests there. */
+bool st_plan_updates_on_device(const struct st_plan *p, uint32_t tile);
 
 /* Resources, by number (program.h): */
 uint32_t st_plan_resources(const struct st_layout *l);

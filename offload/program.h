@@ -42,9 +42,10 @@
 	X(UPDATE_ROWS, COMPUTE, "update-rows") /* the same on copies of a chunk of rows */         \
 	X(FILL, COMPUTE, "fill")               /* first values of a tile */                        \
 	X(EMIT, COMPUTE, "emit")     /* a tile's master weights and moments, to export or hash */  \
-	X(COPY_IN, H2D, "copy-in")   /* host to device; these four: offload/rank.h */              \
+	X(COPY_IN, H2D, "copy-in")   /* host to device */                                          \
 	X(COPY_OUT, D2H, "copy-out") /* device to host */                                          \
-	X(GATHER, NETWORK, "gather") /* a unit's parameters, from the shards */                    \
+	X(GATHER, NETWORK, "gather") /* a unit's parameters, from the shards; these two:           \
+					offload/rank.h */                                          \
 	X(SCATTER, NETWORK, "reduce-scatter") /* a unit's gradient, to the shards */
 
 enum st_op_kind {
@@ -55,9 +56,9 @@ enum st_op_kind {
 };
 
 /*
- * Resources that work. Host device: compute and optimizer share one thread team, so one lane, and
- * nothing is copied; the last four work in programs of machines with other devices
- * (offload/rank.h).
+ * Resources that work. Where the device's memory is the host's, nothing is copied, and compute and
+ * optimizer share one thread team, so one lane. The network works in programs of machines with
+ * several ranks (offload/rank.h).
  */
 #define ST_LANES(X)                                                                                \
 	X(GATE, "gate")                                                                            \
@@ -85,7 +86,11 @@ enum st_lane {
 	X(SAVED, "saved")        /* what forward leaves for backward */                            \
 	X(WORK, "workspace")     /* scratch of one call */                                         \
 	X(STATE, "states")       /* optimizer states in, updated, out */                           \
-	X(REST, "gradients")     /* rounded gradients until their update */
+	X(REST, "gradients")     /* rounded gradients until their update */                        \
+	/* Only where the device's memory is not the host's: */                                    \
+	X(STAGE, "staging")   /* host: parameters on their way to or from the device */            \
+	X(ROUNDED, "rounded") /* device: a tile's gradient on its way to the host */               \
+	X(ACT_REST, "activations at rest") /* host: stage inputs between forward and backward */
 
 enum st_pool {
 #define ST_X(name, text) ST_POOL_##name,
@@ -120,6 +125,15 @@ enum st_role {
 	ST_ROLE_STATE,
 	ST_ROLE_GRAD,
 	ST_ROLE_ROWS, /* what was read of a chunk of rows */
+	/* Of copies. What lies in memory of a run or of the engine has no address here: tokens,
+	 * targets, numbers of rows; losses; leaves. */
+	ST_ROLE_FROM, /* each is followed by the ... */
+	ST_ROLE_TO,   /* ... of the same length */
+	ST_ROLE_TOKENS,
+	ST_ROLE_TARGETS,
+	ST_ROLE_ROW_NUMBERS,
+	ST_ROLE_LOSS,   /* [batch * seq] fp32 */
+	ST_ROLE_LEAVES, /* sums of squares of a tile's gradient, double */
 };
 
 #define ST_NO_CLAIM UINT32_MAX

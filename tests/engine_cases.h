@@ -53,6 +53,29 @@ static const struct variation {
 	{ "committed, mixed homes", { .param_home = NVME, .state_home = HOST, .commits = true } },
 };
 
+/* The same where the device's memory is not the host's; updates_on_host matters with DEV, DEV. */
+static const struct variation separate_variations[] = {
+	{ "all on the device", { .param_home = DEV, .state_home = DEV, .is_for_formats = true } },
+	{ "all on the device, updates on the host",
+	  { .param_home = DEV, .state_home = DEV, .updates_on_host = true } },
+	{ "all on the device, committed",
+	  { .param_home = DEV, .state_home = DEV, .commits = true } },
+	{ "all on the device, gradients on nvme",
+	  { .param_home = DEV, .state_home = DEV, .spills = true } },
+	{ "optimizer on cpu", { .param_home = DEV, .state_home = HOST, .is_for_formats = true } },
+	{ "optimizer on cpu, committed",
+	  { .param_home = DEV, .state_home = HOST, .commits = true, .updates_on_host = true } },
+	{ "states on the device alone", { .param_home = HOST, .state_home = DEV } },
+	{ "cpu, activations on host",
+	  { .param_home = HOST, .state_home = HOST, .acts_on_host = true } },
+	{ "cpu, activations on host, kept, horizontal",
+	  { .param_home = HOST,
+	    .state_home = HOST,
+	    .acts_on_host = true,
+	    .keeps_activations = true,
+	    .order = ST_ORDER_HORIZONTAL } },
+};
+
 static inline uint64_t hash_after(const struct tiny *t, unsigned steps)
 {
 	struct tiny_run r;
@@ -73,8 +96,29 @@ static inline uint64_t hash_after(const struct tiny *t, unsigned steps)
 	return hash;
 }
 
-/* All variations of a plain case, of which dtype, clip, update and is_wide are taken. The plain one
- * waits for its table's update, the others look ahead. */
+/* A variation of a plain case, of which dtype, clip, update and is_wide are taken. */
+static inline void check_variation(const struct variation *v, const struct tiny *plain,
+				   bool is_separate, unsigned steps, uint64_t want)
+{
+	struct tiny t = v->t;
+	uint64_t got;
+
+	t.is_separate = is_separate;
+	t.dtype = plain->dtype;
+	t.moments = plain->moments;
+	t.kind = plain->kind;
+	t.momentum = plain->momentum;
+	t.loss_scale = plain->loss_scale;
+	t.power = plain->power;
+	t.clip = plain->clip;
+	t.update = t.plans_modes ? ST_UPDATE_AUTO : t.update ? t.update : plain->update;
+	t.is_wide = plain->is_wide;
+	got = hash_after(&t, steps);
+	ck_assert_msg(got == want, "%s%s, update mode %d, clip %g: %016lx, plain %016lx", v->name,
+		      is_separate ? ", separate device" : "", (int)t.update, t.clip, got, want);
+}
+
+/* All variations of a plain case, which waits for its table's update; the others look ahead. */
 static inline uint64_t check(const struct tiny *t_plain, unsigned steps, bool is_for_formats)
 {
 	struct tiny plain = *t_plain;
@@ -82,26 +126,26 @@ static inline uint64_t check(const struct tiny *t_plain, unsigned steps, bool is
 
 	plain.waits = true;
 	want = hash_after(&plain, steps);
-	for (size_t i = 0; i < ST_ARRAY_LEN(variations); i++) {
-		struct tiny t = variations[i].t;
-		uint64_t got;
-
-		if (is_for_formats && !variations[i].t.is_for_formats)
-			continue;
-		t.dtype = plain.dtype;
-		t.moments = plain.moments;
-		t.kind = plain.kind;
-		t.momentum = plain.momentum;
-		t.loss_scale = plain.loss_scale;
-		t.power = plain.power;
-		t.clip = plain.clip;
-		t.update = t.plans_modes ? ST_UPDATE_AUTO : t.update ? t.update : plain.update;
-		t.is_wide = plain.is_wide;
-		got = hash_after(&t, steps);
-		ck_assert_msg(got == want, "%s, update mode %d, clip %g: %016lx, plain %016lx",
-			      variations[i].name, (int)t.update, t.clip, got, want);
-	}
+	for (size_t i = 0; i < ST_ARRAY_LEN(variations); i++)
+		if (!is_for_formats || variations[i].t.is_for_formats)
+			check_variation(&variations[i], &plain, plain.is_separate, steps, want);
 	return want;
+}
+
+/* The same on a device of its own memory: these variations and more. */
+static inline void check_separate(const struct tiny *t_plain, unsigned steps, bool is_for_formats)
+{
+	struct tiny plain = *t_plain;
+	uint64_t want;
+
+	plain.waits = true;
+	want = hash_after(&plain, steps);
+	for (size_t i = 0; i < ST_ARRAY_LEN(separate_variations); i++)
+		if (!is_for_formats || separate_variations[i].t.is_for_formats)
+			check_variation(&separate_variations[i], &plain, true, steps, want);
+	for (size_t i = 0; i < ST_ARRAY_LEN(variations); i++)
+		if (!is_for_formats || variations[i].t.is_for_formats)
+			check_variation(&variations[i], &plain, true, steps, want);
 }
 
 static inline uint64_t check_all(const struct tiny *plain, unsigned steps)

@@ -13,6 +13,7 @@
 #include "model/gpt2.h"
 #include "offload/engine.h"
 #include "offload/lanes_real.h"
+#include "tests/separate_device.h"
 
 /* Tokens: many that repeat; one only; no two the same. All name the row that two tiles share. */
 enum tiny_text { TINY_MIXED, TINY_ONE, TINY_DISTINCT };
@@ -37,9 +38,11 @@ struct tiny { /* what a test varies; zero is the plain case */
 	const struct st_aio_cfg *aio; /* NULL: the defaults, with that backend */
 	unsigned n_mb;
 	bool plans_modes;
-	bool is_for_formats; /* a variation that is tried with every format */
-	bool is_wide;        /* the blocks' matrices are large, instead of the vocabulary */
-	bool waits;          /* the lookup waits for the whole table's update */
+	bool is_for_formats;  /* a variation that is tried with every format */
+	bool is_wide;         /* the blocks' matrices are large, instead of the vocabulary */
+	bool waits;           /* the lookup waits for the whole table's update */
+	bool is_separate;     /* the device's memory is its own */
+	bool updates_on_host; /* such a device cannot update */
 	enum tiny_text text;
 	struct st_trace *trace; /* or NULL */
 };
@@ -110,11 +113,13 @@ static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 		.device_bytes = t->device_bytes,
 		.host_bytes = t->host_bytes,
 		.lookahead = t->waits ? ST_LOOKAHEAD_OFF : ST_LOOKAHEAD_ON,
+		.copies = t->is_separate,
+		.updates = { !t->updates_on_host, !t->updates_on_host },
 	};
 
 	enum st_update modes[16];
 
-	CK(st_device_open(&r->dev, &dev));
+	CK(t->is_separate ? separate_open(&r->dev, &dev) : st_device_open(&r->dev, &dev));
 	CK(st_gpt2_create(&r->model, &gpt, 2, 24, r->dev, t->dtype));
 	plan.model = r->model;
 	for (unsigned u = 0; u < r->model->n_units; u++)

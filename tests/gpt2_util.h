@@ -201,25 +201,42 @@ static inline void gpt2_run_body(struct gpt2_run *r, const int32_t *tokens)
 	}
 }
 
+static inline double gpt2_sum(const struct gpt2_run *r, const struct gpt2_buf *loss)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < r->m->batch * r->m->seq; i++)
+		sum += (double)((const float *)loss->p)[i];
+	return sum;
+}
+
 /* Evaluation. @return sum of the tokens' losses; targets or logits may be NULL */
 static inline double gpt2_run_eval(struct gpt2_run *r, const int32_t *tokens,
 				   const int32_t *targets, float *logits)
 {
 	unsigned last = r->m->n_stages - 1;
 	struct gpt2_buf work = gpt2_buf_new(r->m->stages[last].fwd_work_bytes);
+	struct gpt2_buf loss = gpt2_buf_new(r->m->batch * r->m->seq * sizeof(float));
+	struct gpt2_buf row = gpt2_buf_new(r->m->vocab * sizeof(float));
 	struct st_stage_args a;
-	double loss_sum = 0;
+	double sum;
 
 	gpt2_run_body(r, tokens);
 	a = gpt2_run_args(r, last, true, tokens, targets);
 	memset(a.grads, 0, sizeof(a.grads));
 	a.work = work.p;
-	a.loss_sum = targets ? &loss_sum : NULL;
-	a.logits = logits;
+	memset(loss.p, 0, loss.bytes);
+	a.loss = targets ? loss.p : NULL;
+	a.logits = logits ? row.p : NULL;
 	r->m->fwd(r->m, r->dev, last, &a);
-	gpt2_buf_free(&work);
 	ck_assert_msg(!st_device_status(r->dev), "%s", st_last_error());
-	return loss_sum;
+	if (logits)
+		memcpy(logits, row.p, r->m->vocab * sizeof(float));
+	sum = gpt2_sum(r, &loss);
+	gpt2_buf_free(&work);
+	gpt2_buf_free(&loss);
+	gpt2_buf_free(&row);
+	return sum;
 }
 
 static inline void gpt2_run_backward(struct gpt2_run *r, unsigned stage, struct st_stage_args *a,
@@ -255,8 +272,8 @@ static inline void gpt2_run_backward(struct gpt2_run *r, unsigned stage, struct 
 static inline double gpt2_run_step(struct gpt2_run *r, const int32_t *tokens,
 				   const int32_t *targets, float grad_scale)
 {
-	struct gpt2_buf dy = { 0 };
-	double loss_sum = 0;
+	struct gpt2_buf dy = { 0 }, loss = gpt2_buf_new(r->m->batch * r->m->seq * sizeof(float));
+	double sum;
 
 	gpt2_run_body(r, tokens);
 	for (unsigned i = r->m->n_stages; i-- > 0;) {
@@ -265,13 +282,15 @@ static inline double gpt2_run_step(struct gpt2_run *r, const int32_t *tokens,
 		struct gpt2_buf dx = { 0 };
 
 		a.grad_scale = grad_scale;
-		a.loss_sum = &loss_sum;
+		a.loss = loss.p;
 		gpt2_run_backward(r, i, &a, &dy, &dx);
 		gpt2_buf_free(&dy);
 		dy = dx;
 	}
 	ck_assert_msg(!st_device_status(r->dev), "%s", st_last_error());
-	return loss_sum;
+	sum = gpt2_sum(r, &loss);
+	gpt2_buf_free(&loss);
+	return sum;
 }
 
 /* ---- weights and tokens of tests/golden/gpt2.py ------------------------------------ */

@@ -57,6 +57,24 @@ START_TEST(small_budgets_change_nothing)
 }
 END_TEST
 
+/* A device whose memory is not the host's. */
+START_TEST(one_hash_on_a_separate_device)
+{
+	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_IMMEDIATE, .is_wide = _i };
+
+	check_separate(&t, STEPS, false);
+	t.update = ST_UPDATE_DEFERRED;
+	t.clip = 0.5;
+	check_separate(&t, STEPS, false);
+}
+END_TEST
+
+START_TEST(one_hash_for_each_format_on_a_separate_device)
+{
+	check_separate(&formats[_i], STEPS, true);
+}
+END_TEST
+
 START_TEST(resumes_bit_exactly)
 {
 	check_resumes(_i, STEPS);
@@ -76,6 +94,9 @@ int main(void)
 	tcase_add_loop_test(t, one_hash_for_each_format, 0, (int)ST_ARRAY_LEN(formats));
 	tcase_add_loop_test(t, small_budgets_change_nothing, 0, 2);
 	tcase_add_loop_test(t, resumes_bit_exactly, 0, 2);
+	tcase_add_loop_test(t, one_hash_on_a_separate_device, 0, 2);
+	tcase_add_loop_test(t, one_hash_for_each_format_on_a_separate_device, 0,
+			    (int)ST_ARRAY_LEN(formats));
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
