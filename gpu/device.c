@@ -194,6 +194,14 @@ int st_device_register(struct st_device *dev, void *host, size_t bytes)
 	return dev->ops->register_host(dev, host, bytes);
 }
 
+void st_device_release(struct st_device *dev)
+{
+	if (!dev->ops->release)
+		return;
+	dev->ops->release(dev);
+	dev->has_arena = false;
+}
+
 static bool is_stream(enum st_stream stream)
 {
 	return (unsigned)stream < ST_STREAM_N;

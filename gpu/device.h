@@ -107,6 +107,10 @@ ST_MUST_CHECK int st_device_arena(struct st_device *dev, size_t bytes, void **ba
  */
 ST_MUST_CHECK int st_device_register(struct st_device *dev, void *host, size_t bytes);
 
+/** st_device_release() - the arena goes, and what is registered is so no more, where the device can
+ * do that before it is closed; it is idle. Then there may be another arena. */
+void st_device_release(struct st_device *dev);
+
 /**
  * st_device_copy() - copy on a stream, between the arena and registered host memory or inside one
  * of them; asynchronous. dst and src do not overlap and are borrowed until an event behind it is

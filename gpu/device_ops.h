@@ -38,6 +38,8 @@ struct st_device_ops {
 	/* All required. arena is called once. */
 	int (*arena)(struct st_device *dev, size_t bytes, void **base);
 	int (*register_host)(struct st_device *dev, void *host, size_t bytes);
+	/* Optional, NULL = arena and registered memory stay until close. */
+	void (*release)(struct st_device *dev);
 	int (*copy)(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
 		    size_t bytes);
 	int (*event_create)(struct st_device *dev, struct st_event **out);

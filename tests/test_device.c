@@ -325,6 +325,8 @@ START_TEST(copies_and_events_of_the_host_are_done_at_once)
 	ck_assert_int_eq(st_device_arena(dev, 100000, (void **)&base), 0);
 	ck_assert_uint_eq((uintptr_t)base % ST_DEVICE_ARENA_ALIGN, 0);
 	ck_assert_int_eq(st_device_arena(dev, 100000, &second), -EINVAL);
+	st_device_release(dev);
+	ck_assert_int_eq(st_device_arena(dev, 100000, (void **)&base), 0);
 	ck_assert_int_eq(st_device_register(dev, host, sizeof(host)), 0);
 	ck_assert_int_eq(st_device_register(dev, host, 0), -EINVAL);
 	ck_assert_int_eq(st_device_register(dev, host, SIZE_MAX), -EINVAL);

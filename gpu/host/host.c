@@ -107,6 +107,7 @@ const struct st_device_ops st_host_ops = {
 	.close = host_close,
 	.arena = st_host_arena,
 	.register_host = st_host_register,
+	.release = st_host_release,
 	.copy = st_host_copy,
 	.event_create = st_host_event_create,
 	.event_destroy = st_host_event_destroy,

@@ -154,6 +154,7 @@ void st_host_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, siz
 /* memory.c */
 int st_host_arena(struct st_device *dev, size_t bytes, void **base);
 int st_host_register(struct st_device *dev, void *host, size_t bytes);
+void st_host_release(struct st_device *dev);
 int st_host_copy(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
 		 size_t bytes);
 int st_host_event_create(struct st_device *dev, struct st_event **out);

@@ -26,6 +26,11 @@ int st_host_register(struct st_device *dev, void *host, size_t bytes)
 	return 0; /* any memory can be copied at once */
 }
 
+void st_host_release(struct st_device *dev)
+{
+	st_arena_fini(&st_host(dev)->arena);
+}
+
 int st_host_copy(struct st_device *dev, enum st_stream stream, void *dst, const void *src,
 		 size_t bytes)
 {
