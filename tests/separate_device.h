@@ -470,26 +470,26 @@ static inline void separate_attention_bwd(struct st_device *dev, const struct st
 }
 
 static inline void separate_embedding_fwd(struct st_device *dev, size_t batch, size_t seq,
-					  size_t cols, const int32_t *tokens, const void *wte,
-					  const void *wpe, void *y)
+					  size_t cols, size_t vocab, const int32_t *tokens,
+					  const void *wte, const void *wpe, void *y)
 {
 	const void *a = SEP_AT(tokens), *b = SEP_AT(wte), *c = SEP_AT(wpe);
 	void *d = SEP_AT(y);
 
 	if (SEP_IS_FINE)
-		st_embedding_fwd(SEP_HOST, batch, seq, cols, a, b, c, d);
+		st_embedding_fwd(SEP_HOST, batch, seq, cols, vocab, a, b, c, d);
 	separate_end(dev);
 }
 
 static inline void separate_embedding_bwd(struct st_device *dev, size_t batch, size_t seq,
-					  size_t cols, const int32_t *tokens, const void *dy,
-					  float *dwte, float *dwpe)
+					  size_t cols, size_t vocab, const int32_t *tokens,
+					  const void *dy, float *dwte, float *dwpe)
 {
 	const void *a = SEP_AT(tokens), *b = SEP_AT(dy);
 	void *c = SEP_AT(dwte), *d = SEP_AT(dwpe);
 
 	if (SEP_IS_FINE)
-		st_embedding_bwd(SEP_HOST, batch, seq, cols, a, b, c, d);
+		st_embedding_bwd(SEP_HOST, batch, seq, cols, vocab, a, b, c, d);
 	separate_end(dev);
 }
 
