@@ -343,10 +343,11 @@ static void push_done(struct st_lanes_real *r, uint64_t token, int rc)
 	r->done[r->n_done++] = (struct st_lane_done){ token, rc };
 }
 
-/* The text of a failure belongs to the thread that recorded it; hand it over to this one. */
+/* The text of a failure belongs to the thread that recorded it; hand it over to this one. What was
+ * cancelled because of it has none, and must not hide it. */
 static int carry(const struct st_error *error, int rc)
 {
-	if (rc && error->rc)
+	if (rc && rc != STRATA_E_CANCELLED && error->rc)
 		(void)st_error_raise(error);
 	return rc;
 }
