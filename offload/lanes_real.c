@@ -184,6 +184,8 @@ static void finish_job(struct st_lanes_real *r, const struct job *j, int64_t sin
 	pthread_mutex_lock(&r->lock);
 	ST_ASSERT(r->n_finished < WORKER_OPS);
 	r->finished[r->n_finished++] = *j;
+	if (j->rc) /* what is cancelled because of it comes behind it */
+		atomic_store(&r->is_device_broken, true);
 	r->stats.lane_ns[lane_of(j)] += end_ns - since_ns;
 	r->stats.kind_ns[j->p->ops[j->op].kind] += end_ns - since_ns;
 	st_aio_wake(r->cfg.queue);
@@ -297,21 +299,21 @@ static void run_on_device(struct worker *w, struct job *j)
 	int rc = atomic_load(&r->is_device_broken) ? STRATA_E_CANCELLED : give_to_device(r, j);
 
 	if (rc) {
-		atomic_store(&r->is_device_broken, true);
 		fail_job(j, rc);
+		finish_job(r, j, j->begin_ns);
+	} else {
+		push_job(&r->behind[stream_of(lane_of(j))], j);
 	}
-	push_job(&r->behind[stream_of(lane_of(j))], j);
 }
 
 static void await_device(struct worker *w, struct job *j)
 {
 	struct st_lanes_real *r = w->r;
-	int rc = j->event ? st_event_join(r->cfg.device, j->event) : 0;
+	int rc = st_event_join(r->cfg.device, j->event);
 
 	if (rc < 0) {
-		atomic_store(&r->is_device_broken, true);
 		fail_job(j, rc);
-	} else if (!j->rc && atomic_load(&r->is_device_broken)) {
+	} else if (atomic_load(&r->is_device_broken)) {
 		fail_job(j, STRATA_E_CANCELLED); /* what it depends on may have failed */
 	}
 	finish_job(r, j, j->begin_ns > w->free_ns ? j->begin_ns : w->free_ns);
