@@ -21,7 +21,11 @@ set_source_files_properties(gpu/plugin.c PROPERTIES COMPILE_DEFINITIONS
 # ---- strata-cuda.so, beside the program -----------------------------------------------------------
 
 set(STRATA_CUDA AUTO CACHE STRING "build the CUDA device: AUTO (where nvcc is found), ON, OFF")
-set(STRATA_CUDA_ARCHS 80 86 89 90 100 120 CACHE STRING "compute capabilities, as far as nvcc has them")
+set(archs 80 86 89 90 100 120)
+if(DEFINED ENV{STRATA_CUDA_ARCHS})
+  set(archs $ENV{STRATA_CUDA_ARCHS})
+endif()
+set(STRATA_CUDA_ARCHS ${archs} CACHE STRING "compute capabilities, as far as nvcc has them")
 set(STRATA_HAS_CUDA OFF)
 if(STRATA_CUDA STREQUAL ON OR (STRATA_CUDA STREQUAL AUTO AND
     NOT (STRATA_ASAN OR STRATA_UBSAN OR STRATA_TSAN)))
