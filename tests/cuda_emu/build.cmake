@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # The CUDA device, compiled by the C++ compiler against the emulation in this folder: its tests,
 # tests/test_cuda_NAME.cc, need no GPU and no CUDA. The first 30 lines of each are read as those of a
-# test_NAME.c. Without a C++ compiler, and under the thread sanitizer, which does not know the
-# emulated threads' stacks, they are left out.
+# test_NAME.c. Without a C++ compiler, with STRATA_CUDA=OFF, and under the thread sanitizer, which does
+# not know the emulated threads' stacks, they are left out.
+if(STRATA_TSAN OR STRATA_CUDA STREQUAL OFF)
+  return()
+endif()
 include(CheckLanguage)
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
   message(STATUS "no C++ compiler: the tests of the CUDA device are left out")
-  return()
-endif()
-if(STRATA_TSAN)
   return()
 endif()
 enable_language(CXX)
