@@ -229,9 +229,9 @@ int st_fio_find(void)
 /* ---- a job --------------------------------------------------------------------------------- */
 
 /*
- * Our buffers lie on huge pages, and a block there is one piece of memory to the drive; on small pages
- * 1 MiB is 256, more than some drives take at once. fio gets huge pages where the system has reserved
- * some, which is the only kind that it can ask for.
+ * Our buffers lie on huge pages, and a block there is one piece of memory to the drive; on small
+ * pages 1 MiB is 256, more than some drives take at once. fio gets huge pages where the system has
+ * reserved some, which is the only kind that it can ask for.
  */
 static bool uses_huge_pages(const struct st_fio_job *j)
 {
