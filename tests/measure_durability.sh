@@ -94,7 +94,7 @@ train() {
 				}
 			if (!n)
 				exit 1
-			printf "%d %.0f\n", t[int(n / 2)], bytes / n
+			printf "%.0f %.0f\n", t[int(n / 2)], bytes / n
 		}'
 }
 
