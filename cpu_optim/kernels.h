@@ -17,8 +17,8 @@
 #define CPU_OPTIM_KERNELS_H
 
 #include "core/dtype.h"
+#include "core/optim_factors.h"
 #include "core/status.h"
-#include "cpu_optim/factors.h"
 #include "strata/optim.h"
 
 static inline bool st_rule_has_m(enum st_rule r)

@@ -490,6 +490,8 @@ void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t l
 
 /* ---- gradients and the optimizer --------------------------------------------------------- */
 
+static const char in_host_memory[] = "strata/optim.h does this in host memory";
+
 void st_device_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
 		      enum strata_optim_grads grads, double *leaf)
 {
@@ -497,7 +499,9 @@ void st_device_reduce(struct st_device *dev, size_t n, const float *acc, void *o
 
 	if (!is_size(dev, op, n, 1, 1) || !HAVE(dev, op, acc, out, leaf))
 		return;
-	if (!is_aligned(leaf, sizeof(*leaf)))
+	if (!dev->ops->reduce)
+		refuse(dev, op, in_host_memory);
+	else if (!is_aligned(leaf, sizeof(*leaf)))
 		refuse(dev, op, "the leaves are not aligned");
 	else
 		dev->ops->reduce(dev, n, acc, out, grads, leaf);
@@ -506,11 +510,7 @@ void st_device_reduce(struct st_device *dev, size_t n, const float *acc, void *o
 bool st_device_can_update(const struct st_device *dev, const struct strata_optim_cfg *cfg,
 			  const struct strata_optim_format *f)
 {
-	size_t bytes[STRATA_ARRAY_N];
-
-	if (strata_optim_array_bytes(cfg, f, STRATA_NUMERIC_TILE, bytes))
-		return false;
-	return !dev->ops->can_update || dev->ops->can_update(dev, cfg, f);
+	return dev->ops->can_update && dev->ops->can_update(dev, cfg, f);
 }
 
 void st_device_update(struct st_device *dev, const struct strata_optim_step *s,
@@ -525,5 +525,9 @@ void st_device_update(struct st_device *dev, const struct strata_optim_step *s,
 			refuse(dev, op, "an array is not aligned");
 			return;
 		}
+	if (!dev->ops->update) {
+		refuse(dev, op, in_host_memory);
+		return;
+	}
 	dev->ops->update(dev, s, f, r);
 }

@@ -2,7 +2,7 @@
 /*
  * gpu/device.h - the device interface: memory, and the tensor operations of a transformer.
  *
- * Layer:    gpu (uses core, cpu_optim)
+ * Layer:    gpu (uses core)
  * Threads:  operations of one device are issued by one thread (its compute lane). Copies, records
  *           and waits belong to a stream, and each stream to one thread at a time. Events may be
  *           asked from any thread; what opens, closes, creates and destroys, from one
@@ -215,13 +215,14 @@ void st_cross_entropy(struct st_device *dev, size_t rows, size_t vocab, size_t l
 		      const int32_t *targets, float *loss, float grad_scale);
 
 /* ---- gradients and the optimizer -------------------------------------------------------------
- * The bits are those of strata_optim_reduce() and strata_optim_update() (strata/optim.h), which
- * are what the host device calls; arrays are device addresses, 16-byte aligned on other devices.
+ * For devices that are not host_visible: in the others' memory strata/optim.h works, and there
+ * these are refused with -EINVAL. The bits are those of strata_optim_reduce() and
+ * strata_optim_update(); arrays are device addresses, 16-byte aligned.
  */
 /** st_device_reduce() - acc [n] rounded to out [n], leaf [ceil(n / STRATA_NUMERIC_TILE)]. */
 void st_device_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
 		      enum strata_optim_grads grads, double *leaf);
-/** st_device_can_update() - has the device this optimizer in this format? */
+/** st_device_can_update() - has the device a kernel for this optimizer in this format? */
 bool st_device_can_update(const struct st_device *dev, const struct strata_optim_cfg *cfg,
 			  const struct strata_optim_format *f);
 /** st_device_update() - one optimizer step on a range. s, f and r are read before it returns. */

@@ -2,7 +2,7 @@
 /*
  * gpu/device_ops.h - what a device implements; gpu/device.c checks and counts before it calls.
  *
- * Layer:   gpu (uses core, cpu_optim); included by device.c and by implementations only
+ * Layer:   gpu (uses core); included by device.c and by implementations only
  * Threads: as gpu/device.h
  *
  * An implementation embeds struct st_device as the first member of its own. The core has checked
@@ -15,7 +15,7 @@
 
 #include "gpu/device.h"
 
-#define ST_DEVICE_API_VERSION 2u
+#define ST_DEVICE_API_VERSION 3u
 #define ST_DEVICE_ALIGN       64u  /* of every operand of a product and of every scratch */
 #define ST_DEVICE_ARENA_ALIGN 256u /* of the arena's base */
 
@@ -49,7 +49,8 @@ struct st_device_ops {
 	int (*event_query)(struct st_device *dev, struct st_event *ev);
 	int (*event_join)(struct st_device *dev, struct st_event *ev);
 
-	/* All required: the operations of gpu/device.h, same arguments, same meaning. */
+	/* The operations of gpu/device.h, same arguments, same meaning; all required but the last
+	 * three. */
 	size_t (*matmul_work_bytes)(const struct st_device *dev, const struct st_matmul *mm);
 	void (*matmul)(struct st_device *dev, const struct st_matmul *mm);
 	void (*layernorm_fwd)(struct st_device *dev, size_t rows, size_t cols, const void *x,
@@ -79,11 +80,13 @@ struct st_device_ops {
 			      float *dwpe);
 	void (*cross_entropy)(struct st_device *dev, size_t rows, size_t vocab, size_t ld,
 			      void *logits, const int32_t *targets, float *loss, float grad_scale);
+	/* Required, save where caps.host_visible: NULL = the caller uses strata/optim.h. */
 	void (*reduce)(struct st_device *dev, size_t n, const float *acc, void *out,
 		       enum strata_optim_grads grads, double *leaf);
+	/* Optional, both or neither; NULL = nothing is updated on this device. can_update is asked
+	 * before update is called, about any values. */
 	void (*update)(struct st_device *dev, const struct strata_optim_step *s,
 		       const struct strata_optim_format *f, const struct strata_optim_range *r);
-	/* Optional, NULL = all that strata/optim.h has. */
 	bool (*can_update)(const struct st_device *dev, const struct strata_optim_cfg *cfg,
 			   const struct strata_optim_format *f);
 };

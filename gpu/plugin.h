@@ -2,7 +2,7 @@
 /*
  * gpu/plugin.h - the CUDA device as a shared object: what crosses the border, and how it is found.
  *
- * Layer:   gpu (uses core, cpu_optim)
+ * Layer:   gpu (uses core)
  * Threads: any; it is loaded once in a process and stays
  *
  * strata-cuda.so lies beside the program or beside libstrata.so and is opened by its absolute path.

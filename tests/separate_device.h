@@ -511,8 +511,10 @@ static inline void separate_reduce(struct st_device *dev, size_t n, const float 
 	const void *a = SEP_AT(acc);
 	void *b = SEP_AT(out), *c = SEP_AT(leaf);
 
-	if (SEP_IS_FINE)
-		st_device_reduce(SEP_HOST, n, a, b, grads, c);
+	int rc = SEP_IS_FINE ? strata_optim_reduce(n, a, b, grads, c) : 0;
+
+	if (rc)
+		st_device_fail(dev, rc);
 	separate_end(dev);
 }
 
@@ -522,11 +524,24 @@ static inline void separate_update(struct st_device *dev, const struct strata_op
 {
 	struct strata_optim_range here = *r;
 
+	int rc;
+
 	for (unsigned a = 0; a < STRATA_ARRAY_N; a++)
 		here.array[a] = SEP_AT(r->array[a]);
-	if (SEP_IS_FINE)
-		st_device_update(SEP_HOST, step, f, &here);
+	rc = SEP_IS_FINE ? strata_optim_update(step, f, &here) : 0;
+	if (rc)
+		st_device_fail(dev, rc);
 	separate_end(dev);
+}
+
+/* Whatever the host's kernels can. */
+static inline bool separate_can_update(const struct st_device *dev,
+				       const struct strata_optim_cfg *cfg,
+				       const struct strata_optim_format *f)
+{
+	size_t bytes[STRATA_ARRAY_N];
+
+	return !strata_optim_array_bytes(cfg, f, STRATA_NUMERIC_TILE, bytes);
 }
 
 /* ---- open and close ------------------------------------------------------------------------ */
@@ -581,6 +596,7 @@ static const struct st_device_ops separate_ops = {
 	.cross_entropy = separate_cross_entropy,
 	.reduce = separate_reduce,
 	.update = separate_update,
+	.can_update = separate_can_update,
 };
 
 /** separate_open() - as st_device_open(); cfg->type is "host". */

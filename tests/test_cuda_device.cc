@@ -801,6 +801,9 @@ START_TEST(gradients_and_updates_are_the_cpus)
 	OK(st_device_status(rig.dev));
 
 	/* What it has not, it says. */
+	st_device_reduce(rig.dev, 8, (const float *)on[4], on[5], STRATA_GRADS_BF16,
+			 (double *)((char *)leaf_at + 4));
+	ck_assert_int_eq(st_device_status(rig.dev), -EINVAL);
 	d.array[STRATA_ARRAY_LOW] = nullptr;
 	st_device_update(rig.dev, &step, &f, &d);
 	ck_assert_int_eq(st_device_status(rig.dev), -EINVAL);

@@ -3,8 +3,8 @@
 
 # A hash of the version and of all that the two sides share. Comments count too: it is cheap to
 # rebuild both.
-set(interface gpu/plugin.h gpu/device.h gpu/device_ops.h core/dtype.h core/log.h core/status.h
-  cpu_optim/factors.h cpu_optim/kernels.h include/strata/optim.h include/strata/strata.h)
+set(interface gpu/plugin.h gpu/device.h gpu/device_ops.h core/dtype.h core/log.h
+  core/optim_factors.h core/status.h gpu/cuda/formats.h include/strata/optim.h include/strata/strata.h)
 set(text ${PROJECT_VERSION})
 foreach(header ${interface})
   file(SHA256 ${CMAKE_SOURCE_DIR}/${header} hash)

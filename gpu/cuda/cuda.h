@@ -2,7 +2,7 @@
 /*
  * gpu/cuda/cuda.h - the CUDA device's host side: streams, memory, failures, products.
  *
- * Layer:    gpu/cuda (core, cpu_optim), plain C++ without exceptions; included by *.cc
+ * Layer:    gpu/cuda (uses core), plain C++ without exceptions; included by *.cc
  * Threads:  as gpu/device.h: compute stream and operations by one thread, each copy stream by one
  * Hardware: compute capability 8.0 and later; a driver for CUDA 12 or 13, as compiled
  *

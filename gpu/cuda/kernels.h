@@ -32,7 +32,8 @@
 #include <stdint.h>
 
 #include "core/dtype.h"
-#include "cpu_optim/factors.h"
+#include "core/optim_factors.h"
+#include "gpu/cuda/formats.h"
 #include "strata/optim.h"
 
 /* ---- element-wise ------------------------------------------------------------------------ */
@@ -101,8 +102,6 @@ cudaError_t st_cuda_attention_bwd(cudaStream_t s, enum st_dtype dt,
 /** As strata_optim_reduce(), to the bit. leaf: [ceil(n / STRATA_NUMERIC_TILE)], device. */
 cudaError_t st_cuda_reduce(cudaStream_t s, size_t n, const float *acc, void *out,
 			   enum strata_optim_grads grads, double *leaf);
-/** st_cuda_can_update() - Adam and AdamW with fp32 moments, any master weights and gradients. */
-bool st_cuda_can_update(enum st_rule rule, const struct strata_optim_format *f);
 /**
  * st_cuda_update() - as strata_optim_update(), to the bit, for what st_cuda_can_update() says.
  * @param s  in, factors of the step: the content of struct strata_optim_step

@@ -210,10 +210,7 @@ static void cuda_reduce(struct st_device *dev, size_t n, const float *acc, void 
 static bool cuda_can_update(const struct st_device *dev, const struct strata_optim_cfg *cfg,
 			    const struct strata_optim_format *f)
 {
-	if (cfg->kind != STRATA_OPTIM_ADAMW && cfg->kind != STRATA_OPTIM_ADAM)
-		return false;
-	return st_cuda_can_update(cfg->kind == STRATA_OPTIM_ADAMW ? ST_RULE_ADAMW : ST_RULE_ADAM,
-				  f);
+	return st_cuda_can_step(cfg, f);
 }
 
 /* The arrays that every format has which st_cuda_can_update() accepts. */

@@ -331,11 +331,6 @@ static cudaError_t launch_adam(cudaStream_t s, const struct adam &a, bool is_wid
 			 first, end, a);
 }
 
-bool st_cuda_can_update(enum st_rule rule, const struct strata_optim_format *f)
-{
-	return (rule == ST_RULE_ADAMW || rule == ST_RULE_ADAM) && f->moments == STRATA_MOMENTS_F32;
-}
-
 cudaError_t st_cuda_update(cudaStream_t stream, const struct st_factors *s,
 			   const struct strata_optim_format *f, const struct strata_optim_range *r)
 {

@@ -132,6 +132,4 @@ const struct st_device_ops st_host_ops = {
 	.embedding_fwd = st_host_embedding_fwd,
 	.embedding_bwd = st_host_embedding_bwd,
 	.cross_entropy = st_host_cross_entropy,
-	.reduce = st_host_reduce,
-	.update = st_host_update,
 };

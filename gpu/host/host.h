@@ -163,10 +163,6 @@ int st_host_record(struct st_device *dev, enum st_stream stream, struct st_event
 int st_host_wait(struct st_device *dev, enum st_stream stream, const struct st_event *ev);
 int st_host_event_query(struct st_device *dev, struct st_event *ev);
 int st_host_event_join(struct st_device *dev, struct st_event *ev);
-void st_host_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
-		    enum strata_optim_grads grads, double *leaf);
-void st_host_update(struct st_device *dev, const struct strata_optim_step *s,
-		    const struct strata_optim_format *f, const struct strata_optim_range *r);
 
 /* attention.c */
 size_t st_host_attention_work_bytes(const struct st_device *dev, size_t batch, size_t seq,

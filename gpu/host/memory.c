@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gpu/host/memory.c - arena, copies, events, and the optimizer, on the host device.
+ * gpu/host/memory.c - arena, copies and events of the host device.
  *
  * Everything has run when its call returns. So a copy is memcpy(), a stream's order is the
  * caller's, and every event is done.
@@ -72,22 +72,4 @@ int st_host_event_query(struct st_device *dev, struct st_event *ev)
 int st_host_event_join(struct st_device *dev, struct st_event *ev)
 {
 	return 0;
-}
-
-void st_host_reduce(struct st_device *dev, size_t n, const float *acc, void *out,
-		    enum strata_optim_grads grads, double *leaf)
-{
-	int rc = strata_optim_reduce(n, acc, out, grads, leaf);
-
-	if (rc)
-		st_device_fail(dev, rc);
-}
-
-void st_host_update(struct st_device *dev, const struct strata_optim_step *s,
-		    const struct strata_optim_format *f, const struct strata_optim_range *r)
-{
-	int rc = strata_optim_update(s, f, r);
-
-	if (rc)
-		st_device_fail(dev, rc);
 }

@@ -33,7 +33,7 @@ target_link_libraries(st_cuda_emu PUBLIC st_gpu)
 # What is the same on the emulation and on a GPU.
 set_source_files_properties(cuda_header.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 add_library(st_cuda_cases STATIC cuda_cases.cc cuda_header.cu)
-target_link_libraries(st_cuda_cases PUBLIC st_cuda_emu)
+target_link_libraries(st_cuda_cases PUBLIC st_cuda_emu st_cpu_optim)
 target_compile_options(st_cuda_cases PUBLIC -Wno-missing-field-initializers) # defaults made for C
 
 file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/test_cuda_*.cc)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cpu_optim/factors.h - the factors of one optimizer step, for whoever computes one.
+ * core/optim_factors.h - the factors of one optimizer step, for whoever computes one: the kernels
+ * of cpu_optim, which derives them, and those of devices.
  *
- * Layer: cpu_optim (internal); also read by the CUDA device, hence C and C++
+ * Layer: core; C and C++
  */
-#ifndef CPU_OPTIM_FACTORS_H
-#define CPU_OPTIM_FACTORS_H
+#ifndef CORE_OPTIM_FACTORS_H
+#define CORE_OPTIM_FACTORS_H
 
 #include <stdbool.h>
 #include <stdint.h>
