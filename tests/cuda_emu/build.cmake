@@ -42,28 +42,15 @@ foreach(source ${cuda_tests})
   add_executable(${name} ${source})
   target_link_libraries(${name} PRIVATE st_cuda_cases PkgConfig::CHECK)
   target_compile_definitions(${name} PRIVATE STRATA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  file(STRINGS ${source} head LIMIT_COUNT 30)
-  set(label quick)
-  set(timeout 60)
-  if("${head}" MATCHES "Label: +([a-z]+)")
-    set(label ${CMAKE_MATCH_1})
-  endif()
-  if("${head}" MATCHES "Timeout: +([0-9]+)")
-    set(timeout ${CMAKE_MATCH_1})
-  endif()
-  math(EXPR timeout "${timeout} * ${slowdown}")
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${label};cuda_emu" TIMEOUT ${timeout}
-    SKIP_RETURN_CODE 77 ENVIRONMENT "CK_FORK=no;OMP_WAIT_POLICY=passive")
+  strata_test(${name} ${source} 60 cuda_emu ${name})
 endforeach()
 
 # What ./run gpu-check builds with nvcc, on the emulation: that it checks, tells and ends as it says.
 file(GLOB gpu_check CONFIGURE_DEPENDS gpu_check/*.cc)
 add_executable(gpu_check ${gpu_check} ${CMAKE_CURRENT_LIST_DIR}/at_end.cc)
 target_link_libraries(gpu_check PRIVATE st_cuda_cases)
-add_test(NAME cuda_gpu_check COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_gpu_check.sh
-  $<TARGET_FILE:gpu_check>)
-set_tests_properties(cuda_gpu_check PROPERTIES LABELS "quick;cuda_emu" TIMEOUT 60)
+strata_test(cuda_gpu_check ${CMAKE_CURRENT_SOURCE_DIR}/cuda_gpu_check.sh 60 cuda_emu
+  bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_gpu_check.sh $<TARGET_FILE:gpu_check>)
 
 # The program with an emulated GPU: a copy of it beside a strata-cuda.so that is the emulation.
 if(TARGET strata AND NOT (STRATA_ASAN OR STRATA_UBSAN))
@@ -82,8 +69,6 @@ if(TARGET strata AND NOT (STRATA_ASAN OR STRATA_UBSAN))
   add_custom_command(OUTPUT ${emulated}/strata DEPENDS strata
     COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:strata> ${emulated}/strata)
   add_custom_target(strata_emulated ALL DEPENDS ${emulated}/strata strata_cuda_emulated)
-  add_test(NAME cuda_plugin COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh ${emulated}
-    ${CMAKE_BINARY_DIR})
-  set_tests_properties(cuda_plugin PROPERTIES LABELS "quick;cuda_emu" TIMEOUT 60
-    SKIP_RETURN_CODE 77)
+  strata_test(cuda_plugin ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh 60 cuda_emu
+    bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh ${emulated} ${CMAKE_BINARY_DIR})
 endif()
