@@ -52,13 +52,16 @@ if(STRATA_HAS_CUDA)
   if(STRATA_WERROR)
     list(APPEND flags -Werror=all-warnings -Xcompiler=-Werror)
   endif()
-  set(gencode)
+  # No kernel asks which architecture it is for, so one PTX is compiled for all of them.
+  set(code)
   foreach(arch ${STRATA_CUDA_ARCHS})
     if(codes MATCHES "sm_${arch}\n")
-      list(APPEND gencode -gencode=arch=compute_${arch},code=sm_${arch})
+      list(APPEND code sm_${arch})
     endif()
   endforeach()
-  list(APPEND gencode -gencode=arch=compute_80,code=compute_80)
+  list(APPEND code compute_80)
+  string(REPLACE ";" "," list "${code}")
+  set(gencode -gencode=arch=compute_80,code=[${list}])
   file(GLOB cuda_sources CONFIGURE_DEPENDS gpu/cuda/*.cu gpu/cuda/*.cc)
   set(objects)
   foreach(source ${cuda_sources})
@@ -66,14 +69,19 @@ if(STRATA_HAS_CUDA)
     set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
     set(device_flags)
     if(name MATCHES "cu$")
-      set(device_flags ${gencode} --threads=0)
+      # The PTX stays, for tests/checks/cuda_table.sh.
+      set(device_flags ${gencode} --threads=0 --keep --keep-dir=${CMAKE_BINARY_DIR}/cuda
+        -Xptxas=-v,-warn-spills)
     endif()
     add_custom_command(OUTPUT ${object}
-      COMMAND ${STRATA_NVCC} ${flags} ${device_flags} -MD -MF ${object}.d -c ${source} -o ${object}
-      DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}")
+      COMMAND sh ${CMAKE_SOURCE_DIR}/gpu/cuda/compile.sh ${CMAKE_BINARY_DIR}/cuda/${name}.log
+        ${STRATA_NVCC} ${flags} ${device_flags} -MD -MF ${object}.d -c ${source} -o ${object}
+      DEPENDS ${source} gpu/cuda/compile.sh DEPFILE ${object}.d VERBATIM COMMENT "nvcc ${name}")
     list(APPEND objects ${object})
   endforeach()
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)
+  string(REPLACE ";" " " list "${code}")
+  file(WRITE ${CMAKE_BINARY_DIR}/cuda/codes "${list}\n")
   # The runtime is inside, cuBLASLt is looked for at run time: it loads where no CUDA is installed.
   set(plugin ${CMAKE_BINARY_DIR}/strata-cuda.so)
   set(exports ${CMAKE_SOURCE_DIR}/gpu/cuda/exports.map)

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 # SPDX-License-Identifier: Apache-2.0
 #
-# tests/checks/cuda_table.pl LOG... PTX... - the table of tests/checks/cuda_table.sh: LOG is what
+# tests/checks/cuda_table.pl LOG... PTX... - the table of tests/checks/cuda_table.sh: LOG is what nvcc and
 # `ptxas -v` said, PTX the code for compute_80. Exits with 1 if a kernel breaks a rule.
 use strict;
 use warnings;
@@ -48,12 +48,11 @@ my $tensor = qr/^attention_(?:fwd|bwd_q|bwd_kv)</;
 
 my (%kernel, @wrong, %shown, @sms);
 
-sub demangled {
-	my ($name) = @_;
-	if (!$shown{$name}) {
-		open my $pipe, '-|', 'c++filt', $name or die "c++filt: $!\n";
+sub demangle {
+	my @names = @_;
+	open my $pipe, '-|', 'c++filt', @names or die "c++filt: $!\n";
+	for my $name (@names) {
 		my $text = <$pipe> // $name;
-		close $pipe;
 		chomp $text;
 		$text =~ s/^void //;
 		$text =~ s/\(anonymous namespace\)::|_INTERNAL_\w+:://g;
@@ -62,7 +61,7 @@ sub demangled {
 		$text =~ s/\((?:int|strata_optim_grads)\)//g;
 		$shown{$name} = $text;
 	}
-	return $shown{$name};
+	close $pipe;
 }
 
 sub read_log {
@@ -89,6 +88,7 @@ sub read_ptx {
 	my $k;
 	open my $in, '<', $file or die "$file: $!\n";
 	while (<$in>) {
+		next if /^\s*\.(?:b\d|loc\b)|^\s*(?:add|mul|mov|fma|sub|cvt|setp|selp)\./; # most of it
 		$k = $kernel{$1} //= {} if /\.entry (\w+)\(/;
 		next if !$k;
 		$k->{threads} = $1 if /^\.maxntid\s+(\d+)/;
@@ -135,6 +135,10 @@ sub check {
 	my ($name, $text, $k) = @_;
 	for my $sm (sort keys %{ $k->{sm} }) {
 		my $x = $k->{sm}{$sm};
+		if (!defined $x->{stack} || !defined $x->{registers}) { # or lines of two compilations are mixed
+			push @wrong, "$text, $sm: figures are missing\n";
+			next;
+		}
 		push @wrong, "$text, $sm: $x->{stores} bytes spilled, $x->{loads} loaded back\n"
 			if $x->{stores} || $x->{loads};
 		push @wrong, "$text, $sm: a stack frame of $x->{stack} bytes\n" if $x->{stack};
@@ -168,8 +172,9 @@ $card{$_} or die "cuda_table.pl: what has a multiprocessor of $_? Say it in \%ca
 printf "%-44s %7s %7s %6s %5s %5s %4s %6s %5s  %s\n", 'kernel', 'threads', 'shared', 'spills',
 	'ld16', 'st16', 'mma', 'ldmatr', 'copy', join ' ', map { sprintf '%8s', $_ } @sms;
 my %n;
-for my $name (sort { demangled($a) cmp demangled($b) } keys %kernel) {
-	my ($k, $text) = ($kernel{$name}, demangled($name));
+demangle(keys %kernel);
+for my $name (sort { $shown{$a} cmp $shown{$b} } keys %kernel) {
+	my ($k, $text) = ($kernel{$name}, $shown{$name});
 	my $spills = 0;
 	$k->{threads} //= 1024;
 	$spills += ($_->{stores} // 0) + ($_->{loads} // 0) for values %{ $k->{sm} };
@@ -177,7 +182,7 @@ for my $name (sort { demangled($a) cmp demangled($b) } keys %kernel) {
 		$spills, map({ $k->{$_} // 0 } qw(load16 store16 mma ldmatrix copies)),
 		join ' ', map {
 			my $x = $k->{sm}{$_};
-			$x ? sprintf('%3dr %2d%%', $x->{registers}, occupancy($_, $x->{registers},
+			$x && defined $x->{registers} ? sprintf('%3dr %2d%%', $x->{registers}, occupancy($_, $x->{registers},
 				$k->{threads}, shared_of($text) + $x->{static})) : sprintf('%8s', '-');
 		} @sms;
 	check($name, $text, $k);
