@@ -252,6 +252,11 @@ static int json_step(const struct strata_metrics *m)
 	st_member_real("step_s", m->step_s);
 	st_member_real("bound_s", m->bound_s);
 	st_member_text("limiting_lane", m->limiting_lane);
+	if (!isnan(m->h2d_s)) {
+		st_member_real("h2d_s", m->h2d_s);
+		st_member_real("d2h_s", m->d2h_s);
+		st_member_real("optimizer_s", m->optimizer_s);
+	}
 	st_member_bool("clipped", m->clipped);
 	st_member_bool("rolled_back", m->rolled_back);
 	st_member_real("loss_scale", m->loss_scale);

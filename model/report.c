@@ -17,7 +17,7 @@
 #include "model/setup.h"
 
 #define HEAD        "<!doctype html>\n<!-- strata report -->\n"
-#define COLUMNS_MAX 48u /* of figures, made from the log */
+#define COLUMNS_MAX 56u /* of figures, made from the log */
 #define PROGRAM_MAX 480u
 
 struct page {
@@ -359,7 +359,7 @@ static double shown_plan(const struct page *p)
 static void put_time(struct page *p)
 {
 	struct unit u = time_unit(median(p, COLUMN(p, step_s, 1)));
-	double *waits = new_column(p);
+	double *waits = new_column(p), *updates = new_column(p);
 	const struct st_chart_series limits[] = {
 		{ "compute limits", ST_CHART_BARS, 0, steps_limited_by(p, "compute", u.scale),
 		  false, false },
@@ -368,6 +368,12 @@ static void put_time(struct page *p)
 		{ "nvme-write limits", ST_CHART_BARS, 4, steps_limited_by(p, "nvme-write", u.scale),
 		  false, false },
 		{ "checksum limits", ST_CHART_BARS, 3, steps_limited_by(p, "checksum", u.scale),
+		  false, false },
+		{ "h2d limits", ST_CHART_BARS, 5, steps_limited_by(p, "h2d", u.scale), false,
+		  false },
+		{ "d2h limits", ST_CHART_BARS, 6, steps_limited_by(p, "d2h", u.scale), false,
+		  false },
+		{ "optimizer limits", ST_CHART_BARS, 1, steps_limited_by(p, "optimizer", u.scale),
 		  false, false },
 		{ "limit not known", ST_CHART_BARS, 8, steps_limited_by(p, "", u.scale), false,
 		  false },
@@ -379,20 +385,32 @@ static void put_time(struct page *p)
 		{ "backward", ST_CHART_BARS, 1, COLUMN(p, backward_s, u.scale), false, false },
 		{ "round and sum gradients", ST_CHART_BARS, 3, COLUMN(p, reduce_s, u.scale), false,
 		  false },
-		{ "optimizer", ST_CHART_BARS, 2, COLUMN(p, update_s, u.scale), false, false },
+		{ "optimizer", ST_CHART_BARS, 2, updates, false, false },
 		{ "compute waits", ST_CHART_BARS, 8, waits, false, false },
 	};
+	const struct st_chart_series beside[] = {
+		{ "copies to the device", ST_CHART_LINE, 5, COLUMN(p, h2d_s, u.scale), false,
+		  false },
+		{ "copies to the host", ST_CHART_LINE, 6, COLUMN(p, d2h_s, u.scale), false, false },
+		{ "optimizer on the host", ST_CHART_LINE, 2, COLUMN(p, optimizer_s, u.scale), false,
+		  false },
+	};
 
-	for (size_t i = 0; i < p->log.n; i++)
-		waits[i] = isfinite(p->log.steps[i].compute_s)
-				   ? fmax(0, p->log.steps[i].step_s - p->log.steps[i].compute_s) *
-					     u.scale
-				   : NAN;
+	for (size_t i = 0; i < p->log.n; i++) {
+		const struct st_log_step *s = &p->log.steps[i];
+		double host_s = isfinite(s->optimizer_s) ? s->optimizer_s : 0;
+
+		waits[i] =
+			isfinite(s->compute_s) ? fmax(0, s->step_s - s->compute_s) * u.scale : NAN;
+		updates[i] = isfinite(s->update_s) ? fmax(0, s->update_s - host_s) * u.scale : NAN;
+	}
 	put_steps_chart(p, "Step time, by the lane that limits",
 			"bound: the busiest lane's work, at the rates of the same step", u.name,
 			limits, ST_ARRAY_LEN(limits), true, true);
 	put_steps_chart(p, "What compute did", NULL, u.name, parts, ST_ARRAY_LEN(parts), true,
 			false);
+	put_steps_chart(p, "Beside compute", "busy time of the other lanes of a device", u.name,
+			beside, ST_ARRAY_LEN(beside), true, false);
 }
 
 static const double *rate(struct page *p, size_t off, size_t other)

@@ -38,6 +38,9 @@ static const struct {
 	KEY("nvme_read_bytes", read_bytes),
 	KEY("nvme_write_bytes", write_bytes),
 	KEY("nvme_loaded_bytes_per_s", loaded_bytes_per_s),
+	KEY("h2d_s", h2d_s),
+	KEY("d2h_s", d2h_s),
+	KEY("optimizer_s", optimizer_s),
 #undef KEY
 };
 

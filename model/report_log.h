@@ -14,8 +14,9 @@ struct st_log_step { /* NaN: not in the log */
 	double step, loss, val_loss, grad_norm, clip_factor, lr, tokens_per_s;
 	double step_s, bound_s, compute_s, forward_s, backward_s, reduce_s, update_s;
 	double nvme_s, checksum_s, commit_s, read_bytes, write_bytes, loaded_bytes_per_s;
-	char limiting[16]; /* "" unknown */
-	bool has_lanes;    /* step_s and bound_s are there */
+	double h2d_s, d2h_s, optimizer_s; /* NaN also where there are no such lanes */
+	char limiting[16];                /* "" unknown */
+	bool has_lanes;                   /* step_s and bound_s are there */
 	bool clipped, speculated, rolled_back, skipped;
 };
 

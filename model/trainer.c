@@ -297,6 +297,11 @@ static void log_lanes(FILE *f, const struct strata_metrics *m)
 	put_number(f, "write_s", m->write_s);
 	put_number(f, "commit_s", m->commit_s);
 	put_number(f, "nvme_loaded_bytes_per_s", m->nvme_loaded_bytes_per_s);
+	if (isnan(m->h2d_s))
+		return;
+	put_number(f, "h2d_s", m->h2d_s);
+	put_number(f, "d2h_s", m->d2h_s);
+	put_number(f, "optimizer_s", m->optimizer_s);
 }
 
 static int log_step(struct strata_trainer *t, const struct strata_metrics *m)
@@ -750,7 +755,7 @@ static int next_batch(struct strata_trainer *t, const int32_t **tokens, const in
 			     t->targets);
 }
 
-static void take_lanes(struct strata_metrics *m, const struct st_step_out *out)
+static void take_lanes(struct strata_metrics *m, const struct st_step_out *out, bool copies)
 {
 	const struct st_step_lanes *l = &out->lanes;
 
@@ -768,6 +773,9 @@ static void take_lanes(struct strata_metrics *m, const struct st_step_out *out)
 	m->write_s = (double)l->write_ns * 1e-9;
 	m->commit_s = (double)l->commit_ns * 1e-9;
 	m->nvme_loaded_bytes_per_s = l->loaded_bytes_per_s;
+	m->h2d_s = copies ? (double)l->h2d_ns * 1e-9 : NAN;
+	m->d2h_s = copies ? (double)l->d2h_ns * 1e-9 : NAN;
+	m->optimizer_s = copies ? (double)l->optimizer_ns * 1e-9 : NAN;
 }
 
 /* ---- evaluation, and what cuts it short ---------------------------------------------------- */
@@ -908,7 +916,7 @@ int strata_trainer_step(struct strata_trainer *t, const int32_t *tokens, const i
 		.clipped = !out.skipped && out.clip_factor != 1.0,
 		.speculated = out.speculated,
 	};
-	take_lanes(m, &out);
+	take_lanes(m, &out, t->setup.plan->cfg.copies);
 	/* Logged first: the evaluation commits the step, and may not live to see its end. */
 	rc = log_step(t, m);
 	return rc ? rc : eval_if_due(&begun, m);

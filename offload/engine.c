@@ -849,6 +849,9 @@ static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lan
 	struct st_bound bound;
 	struct st_step_lanes l = {
 		.compute_ns = lane_ns(now, was, ST_LANE_COMPUTE),
+		.h2d_ns = lane_ns(now, was, ST_LANE_H2D),
+		.d2h_ns = lane_ns(now, was, ST_LANE_D2H),
+		.optimizer_ns = lane_ns(now, was, ST_LANE_OPTIMIZER),
 		.read_ns = now->read.busy_ns - was->read.busy_ns,
 		.write_ns = now->write.busy_ns - was->write.busy_ns,
 		.commit_ns = now->commit_ns - was->commit_ns,
@@ -864,6 +867,9 @@ static struct st_step_lanes lanes_since(struct st_engine *e, const struct st_lan
 		l.checksum_ns = (now->hash_ns - was->hash_ns) / n_hashers(e);
 	l.loaded_bytes_per_s = loaded_rate(e, now);
 	w.lane_s[ST_LANE_COMPUTE] = (double)l.compute_ns * 1e-9;
+	w.lane_s[ST_LANE_H2D] = (double)l.h2d_ns * 1e-9;
+	w.lane_s[ST_LANE_D2H] = (double)l.d2h_ns * 1e-9;
+	w.lane_s[ST_LANE_OPTIMIZER] = (double)l.optimizer_ns * 1e-9;
 	w.checksum_s = (double)l.checksum_ns * 1e-9;
 	w.io_s = w.io_most_s;
 	if (l.loaded_bytes_per_s > 0)
@@ -911,8 +917,7 @@ int st_engine_step(struct st_engine *e, const struct st_step_in *in, struct st_s
 		.lanes = lanes_since(e, &now),
 	};
 	if (e->trace)
-		st_run_trace_step(e->trace, e->step, out->loss, out->clip_factor != 1.0,
-				  out->rolled_back, e->report_ns, now_ns);
+		st_run_trace_step(e->trace, out, e->report_ns, now_ns);
 	pthread_mutex_lock(&e->lock);
 	out->durable_step = e->durable_step;
 	pthread_mutex_unlock(&e->lock);

@@ -78,7 +78,8 @@ struct st_step_in {
 /*
  * What each resource was busy with since the step before was reported, and the bound that follows
  * (offload/bound.h), the largest of
- *	compute	  the lane was busy
+ *	compute, h2d, d2h, optimizer
+ *		  the lane was busy
  *	nvme	  bytes moved, over the drives' rate under load: over the last 64 MiB or more that
  *		  were moved under load, those of this step included (before, over all so far); and
  *		  at most the time in which any request was in flight
@@ -86,12 +87,17 @@ struct st_step_in {
  */
 struct st_step_lanes {
 	int64_t compute_ns, nvme_ns, checksum_ns;
-	int64_t forward_ns, backward_ns, reduce_ns, update_ns; /* of compute_ns */
+	int64_t forward_ns, backward_ns, reduce_ns; /* of compute_ns */
+	int64_t update_ns; /* of compute_ns, and of optimizer_ns where there is that lane */
+	/* Lanes of a device whose memory is not the host's: copies in, copies out, what the host
+	 * does beside it. 0 on another one. */
+	int64_t h2d_ns, d2h_ns, optimizer_ns;
 	int64_t read_ns, write_ns; /* a request of that direction was in flight */
 	int64_t commit_ns;
 	double loaded_bytes_per_s; /* the drives' rate, reads and writes together; 0: not known */
 	int64_t bound_ns;
-	const char *limiting; /* "compute", "nvme-read", "nvme-write" (the larger), "checksum" */
+	const char *limiting; /* "compute", "h2d", "d2h", "optimizer", "nvme-read", "nvme-write"
+			       * (the larger), "checksum" */
 };
 
 struct st_step_out {

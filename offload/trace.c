@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/clock.h"
+#include "offload/engine.h"
 
 #define ROW_STEP    0u
 #define ROW_LANES   1u
@@ -182,9 +183,10 @@ void st_run_trace_hash(struct st_run_trace *t, unsigned thread, bool is_write,
 	st_trace_put(t->file, &e);
 }
 
-void st_run_trace_step(struct st_run_trace *t, uint64_t step, double loss, bool has_clipped,
-		       bool rolled_back, int64_t begin_ns, int64_t end_ns)
+void st_run_trace_step(struct st_run_trace *t, const struct st_step_out *out, int64_t begin_ns,
+		       int64_t end_ns)
 {
+	const struct st_step_lanes *l = &out->lanes;
 	struct st_trace_event e = {
 		.kind = ST_TRACE_SLICE,
 		.row = ROW_STEP,
@@ -194,10 +196,16 @@ void st_run_trace_step(struct st_run_trace *t, uint64_t step, double loss, bool 
 		.end_ns = end_ns,
 	};
 
-	st_trace_uint(&e, "step", step);
-	st_trace_real(&e, "loss", loss);
-	st_trace_uint(&e, "clipped", has_clipped);
-	st_trace_uint(&e, "rolled_back", rolled_back);
+	st_trace_uint(&e, "step", out->step);
+	st_trace_real(&e, "loss", out->loss);
+	st_trace_uint(&e, "clipped", out->clip_factor != 1.0);
+	st_trace_uint(&e, "rolled_back", out->rolled_back);
+	st_trace_real(&e, "compute_s", (double)l->compute_ns * 1e-9);
+	if (t->plan->cfg.copies) {
+		st_trace_real(&e, "h2d_s", (double)l->h2d_ns * 1e-9);
+		st_trace_real(&e, "d2h_s", (double)l->d2h_ns * 1e-9);
+		st_trace_real(&e, "optimizer_s", (double)l->optimizer_ns * 1e-9);
+	}
 	st_trace_put(t->file, &e);
 }
 

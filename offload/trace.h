@@ -19,6 +19,7 @@
 #include "offload/plan.h"
 
 struct st_run_trace;
+struct st_step_out;
 
 /** st_run_trace_create() - names the rows. file and plan are borrowed until destroy. */
 ST_MUST_CHECK int st_run_trace_create(struct st_run_trace **out, struct st_trace *file,
@@ -43,8 +44,8 @@ void st_run_trace_io(struct st_run_trace *t, const struct st_io_stats *read,
 /** st_run_trace_pools() - counters of memory: bytes that are reserved; drawn when they changed, at
  *  most five times a millisecond. */
 void st_run_trace_pools(struct st_run_trace *t, const uint64_t held_bytes[ST_POOL_N]);
-/** st_run_trace_step() - a step was reported. */
-void st_run_trace_step(struct st_run_trace *t, uint64_t step, double loss, bool has_clipped,
-		       bool rolled_back, int64_t begin_ns, int64_t end_ns);
+/** st_run_trace_step() - a step was reported, with what it was busy with. */
+void st_run_trace_step(struct st_run_trace *t, const struct st_step_out *out, int64_t begin_ns,
+		       int64_t end_ns);
 
 #endif

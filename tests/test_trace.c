@@ -462,6 +462,68 @@ START_TEST(an_engine_shows_each_operation)
 }
 END_TEST
 
+/* What a step's slice says of itself; NaN: nothing. */
+static double step_arg(json_t *a, double step, const char *key)
+{
+	size_t i;
+	json_t *e;
+
+	json_array_foreach(a, i, e)
+	{
+		json_t *args = json_object_get(e, "args");
+		json_t *v = json_object_get(args, key);
+
+		if (is_text(e, "cat", "step") &&
+		    json_number_value(json_object_get(args, "step")) == step)
+			return json_is_number(v) ? json_number_value(v) : NAN;
+	}
+	return NAN;
+}
+
+/* A device with memory of its own has three lanes more, and a step reports them. */
+START_TEST(a_separate_device_shows_its_lanes)
+{
+	struct tiny t = { .dtype = ST_BF16,
+			  .update = ST_UPDATE_IMMEDIATE,
+			  .param_home = ST_HOME_HOST,
+			  .state_home = ST_HOME_HOST,
+			  .is_separate = true };
+	static const enum st_lane lanes[] = { ST_LANE_H2D, ST_LANE_D2H, ST_LANE_OPTIMIZER };
+	static const char *const keys[] = { "h2d_s", "d2h_s", "optimizer_s" };
+	size_t n_ops[ST_ARRAY_LEN(lanes)];
+	int64_t busy_ns[ST_ARRAY_LEN(lanes)];
+	struct st_step_out out;
+	struct tiny_run r;
+	json_t *a;
+
+	CK(st_trace_open(&t.trace, path, "test"));
+	tiny_open(&r, &t);
+	tiny_step(&r, 1, NULL);
+	tiny_step(&r, 2, &out);
+	busy_ns[0] = out.lanes.h2d_ns;
+	busy_ns[1] = out.lanes.d2h_ns;
+	busy_ns[2] = out.lanes.optimizer_ns;
+	for (unsigned l = 0; l < ST_ARRAY_LEN(lanes); l++) {
+		n_ops[l] = ops_on(st_plan_steady(r.plan), lanes[l]);
+		ck_assert_uint_gt(n_ops[l], 0);
+		ck_assert_int_gt(busy_ns[l], 0);
+		ck_assert_int_ge(out.lanes.bound_ns, busy_ns[l]);
+	}
+	ck_assert_int_le(out.lanes.update_ns, out.lanes.compute_ns + out.lanes.optimizer_ns);
+	tiny_close(&r);
+	CK(st_trace_close(t.trace, false));
+	a = parse(false);
+	check_rules(a);
+	for (unsigned l = 0; l < ST_ARRAY_LEN(lanes); l++) {
+		ck_assert_uint_eq(slices_of(a, 2, st_lane_name(lanes[l])), n_ops[l]);
+		ck_assert_double_eq_tol(step_arg(a, 2, keys[l]), (double)busy_ns[l] * 1e-9,
+					(double)busy_ns[l] * 1e-14);
+	}
+	ck_assert_double_gt(step_arg(a, 2, "compute_s"), 0);
+	json_decref(a);
+}
+END_TEST
+
 /* Off, an engine computes the same; on, it does too. */
 START_TEST(a_trace_changes_no_bit)
 {
@@ -502,6 +564,7 @@ int main(void)
 	tcase_add_test(t, a_full_disk_ends_the_trace_only);
 	tcase_add_test(t, nobodys_file_is_written_over);
 	tcase_add_test(t, an_engine_shows_each_operation);
+	tcase_add_test(t, a_separate_device_shows_its_lanes);
 	tcase_add_test(t, a_trace_changes_no_bit);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);

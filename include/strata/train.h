@@ -101,17 +101,22 @@ struct strata_metrics { /* of one step */
 	double step_s;         /* step_ns */
 	/*
 	 * What no order of the same operations could beat at the rates at which they ran: the
-	 * largest of the compute lane's busy time, the NVMe bytes over the drives' rate under load,
-	 * and the time that checksums took.
+	 * largest of the busy time of the lanes compute, h2d, d2h and optimizer, the NVMe bytes
+	 * over the drives' rate under load, and the time that checksums took.
 	 */
 	double bound_s;
-	const char *limiting_lane; /* "compute", "nvme-read", "nvme-write", "checksum" */
+	/* "compute", "h2d", "d2h", "optimizer", "nvme-read", "nvme-write", "checksum" */
+	const char *limiting_lane;
 	double compute_s, forward_s, backward_s, reduce_s, update_s; /* busy; the last four are
 								      * parts of the first */
 	double nvme_s, checksum_s;      /* the other candidates for the bound */
 	double read_s, write_s;         /* a request of that direction was in flight */
 	double commit_s;                /* from a commit's first table to durable */
 	double nvme_loaded_bytes_per_s; /* reads and writes together; 0: not known yet */
+	/* Busy times of the lanes that a device with memory of its own has beside compute: copies
+	 * to it and from it, and the optimizer on the host, of which update_s then is a part. NaN:
+	 * there are none. */
+	double h2d_s, d2h_s, optimizer_s;
 };
 
 struct strata_result {
