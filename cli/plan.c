@@ -88,7 +88,9 @@ static void print_names(const struct strata_plan_unit *u, size_t n, size_t i, bo
 
 	for (size_t k = i; k <= n; k++) {
 		bool is_alike = k < n && !told[k] && !strcmp(u[k].param_tier, u[i].param_tier) &&
-				!strcmp(u[k].update, u[i].update) && !strcmp(u[k].why, u[i].why);
+				!strcmp(u[k].update, u[i].update) && !strcmp(u[k].why, u[i].why) &&
+				!strcmp(u[k].updated_on, u[i].updated_on) &&
+				!strcmp(u[k].updated_why, u[i].updated_why);
 		bool goes_on = is_alike && run && are_numbered(u[k - 1].name, u[k].name);
 
 		if (run > 1 && !goes_on)
@@ -117,7 +119,10 @@ static void print_units(const struct strata_plan *p)
 			continue;
 		printf("  ");
 		print_names(u, n, i, told);
-		printf(": parameters on %s, %s; %s\n", u[i].param_tier, u[i].update, u[i].why);
+		printf(": parameters on %s, %s", u[i].param_tier, u[i].update);
+		if (*u[i].updated_why)
+			printf(", updated on %s (%s)", u[i].updated_on, u[i].updated_why);
+		printf("; %s\n", u[i].why);
 	}
 	free(told);
 }
@@ -311,6 +316,8 @@ static void json_units(const struct strata_plan *p)
 		       u[i].state_bytes, u[i].state_kept_bytes, u[i].grad_bytes,
 		       u[i].grad_kept_bytes, u[i].update);
 		st_put_json_string(u[i].why, stdout);
+		st_member_text("updated_on", u[i].updated_on);
+		st_member_text("updated_why", u[i].updated_why);
 		putchar('}');
 	}
 	putchar(']');

@@ -34,8 +34,8 @@ struct strata_plan {
 	struct strata_plan_options how;
 	struct st_setup setup;
 	struct st_hardware hw;
-	struct st_rank *rank; /* of a machine with other devices, or of a model too large to plan
-			       * by tiles; else NULL, and setup.plan says it */
+	struct st_rank *rank; /* of a machine with several ranks, of another schedule, or of a model
+			       * too large to plan by tiles; else NULL, and setup.plan says it */
 	bool fits, has_time;
 	char message[512], measured[64];
 	struct strata_tier tiers[TIER_N];
@@ -290,9 +290,7 @@ static void describe_memory(struct strata_plan *p)
 			.name = a == ST_ARENA_DEVICE ? "device" : "host",
 			.peak_bytes = r ? r->arena_bytes[a] : plan->arena_bytes[a],
 			.smallest_bytes = r ? r->min_bytes[a] : plan->min_bytes[a],
-			.budget_bytes = r                      ? r->budget_bytes[a]
-					: a == ST_ARENA_DEVICE ? p->setup.cfg->device_bytes
-							       : p->setup.cfg->host_bytes,
+			.budget_bytes = r ? r->budget_bytes[a] : st_setup_budget(&p->setup, a),
 		};
 		describe_resident(p, a, resident[a]);
 		if (r)
@@ -342,6 +340,49 @@ static void describe_pins(const struct strata_plan *p, uint32_t u, struct strata
 							  : "no budget to stay in");
 }
 
+/* Whether the device updates a tile; if not, why not. */
+static const char *host_reason(const struct st_plan *plan, uint32_t tile)
+{
+	uint8_t on = plan->on_nvme[tile];
+
+	if (st_plan_updates_on_device(plan, tile))
+		return NULL;
+	if (on & ST_ON_NVME_STATE)
+		return "its states live on nvme";
+	if (plan->state_addr[tile].arena != ST_ARENA_DEVICE)
+		return "its states live in host memory";
+	if (on & ST_ON_NVME_PARAM)
+		return "its parameters live on nvme";
+	if (!st_plan_has_param(plan, plan->layout->tiles[tile].unit, ST_ARENA_DEVICE))
+		return "its parameters live in host memory";
+	if (on & ST_ON_NVME_GRAD)
+		return "its gradient rests on nvme";
+	return "the device has no kernel for this optimizer in these formats";
+}
+
+/* Which processor updates a unit, and why that one. */
+static void describe_where(const struct strata_plan *p, uint32_t u, struct strata_plan_unit *out)
+{
+	const struct st_plan *plan = p->setup.plan;
+	const struct st_layout *l = plan->layout;
+	uint32_t n_here = 0, first = l->unit_first_tile[u], end = l->unit_first_tile[u + 1];
+
+	out->updated_on = "host";
+	out->updated_why = "";
+	if (!plan->cfg.copies)
+		return;
+	for (uint32_t t = first; t < end; t++) {
+		const char *reason = host_reason(plan, t);
+
+		n_here += !reason;
+		out->updated_why = reason ? reason : out->updated_why;
+	}
+	if (n_here == end - first)
+		out->updated_why = "its parameters, states and gradient live there";
+	if (n_here)
+		out->updated_on = n_here < end - first ? "device and host" : "device";
+}
+
 static int describe_units(struct strata_plan *p)
 {
 	const struct st_plan *plan = p->setup.plan;
@@ -379,6 +420,7 @@ static int describe_units(struct strata_plan *p)
 		describe_pins(p, u, out);
 		n = strlen(out->why);
 		snprintf(out->why + n, sizeof(out->why) - n, "%s", st_why_text(plan->why[u]));
+		describe_where(p, u, out);
 	}
 	return 0;
 }
@@ -488,13 +530,12 @@ static void suggest_budgets(struct strata_plan *p)
 
 	for (unsigned t = 0; t < TIER_NVME; t++) {
 		const struct strata_tier *tier = &p->tiers[t];
+		double memory = t == TIER_DEVICE ? p->hw.device_memory_bytes
+						 : p->hw.host_memory_bytes / p->hw.ranks_per_node;
 
 		if (!tier->budget_bytes || tier->smallest_bytes <= tier->budget_bytes)
 			continue;
-		if (p->rank && p->how.hardware &&
-		    tier->smallest_bytes >
-			    (t == TIER_DEVICE ? p->hw.device_memory_bytes
-					      : p->hw.host_memory_bytes / p->hw.ranks_per_node))
+		if (p->how.hardware && memory > 0 && (double)tier->smallest_bytes > memory)
 			return;
 		add_set(p, r, "strata.%s.memory=%lluMiB", tier->name,
 			(unsigned long long)((tier->smallest_bytes + MIB - 1) / MIB));
@@ -506,6 +547,8 @@ static void suggest_budgets(struct strata_plan *p)
 }
 
 static int plan_it(struct strata_plan *p, bool within_budgets);
+static int open_setup(struct strata_plan *p, const char *config_path,
+		      const struct strata_options *opt);
 
 /* Does it fit with a micro-batch so small? Planned, not estimated. @return 1, 0, or <0 */
 static int try_micro_batch(const struct strata_plan *p, const char *config_path,
@@ -525,7 +568,7 @@ static int try_micro_batch(const struct strata_plan *p, const char *config_path,
 	with.sets = all;
 	small->how = p->how;
 	small->hw = p->hw;
-	rc = st_setup_model(&small->setup, config_path, &with, false);
+	rc = open_setup(small, config_path, &with);
 	if (!rc) {
 		rc = plan_it(small, true);
 		rc = rc == STRATA_E_NO_FIT ? 0
@@ -659,8 +702,8 @@ static size_t count_tiles(const struct st_model *m)
 /* Whether the plan of every storage tile is made, or the coarse one of a rank. */
 static bool is_by_tiles(const struct strata_plan *p)
 {
-	return p->how.schedule == STRATA_SCHEDULE_STRATA && p->hw.device_type == ST_HW_HOST &&
-	       st_hardware_ranks(&p->hw) <= 1 && count_tiles(p->setup.model) <= TILES_MAX;
+	return p->how.schedule == STRATA_SCHEDULE_STRATA && st_hardware_ranks(&p->hw) <= 1 &&
+	       count_tiles(p->setup.model) <= TILES_MAX;
 }
 
 static int plan_rank(struct strata_plan *p)
@@ -712,7 +755,8 @@ static int load_hardware(struct strata_plan *p)
 	return p->how.hardware ? st_hardware_load(&p->hw, p->how.hardware) : 0;
 }
 
-/* A described machine's device cannot be opened here: the model's shapes come from the host's. */
+/* A described machine's device cannot be opened here: the model's shapes come from the host's. What
+ * is in p->hw is kept there from then on. */
 static int open_setup(struct strata_plan *p, const char *config_path,
 		      const struct strata_options *opt)
 {
@@ -731,6 +775,7 @@ static int open_setup(struct strata_plan *p, const char *config_path,
 	with.sets = sets;
 	rc = st_setup_model(&p->setup, config_path, &with, false);
 	free(sets);
+	p->setup.described = &p->hw;
 	return rc;
 }
 
@@ -947,7 +992,8 @@ static void update_text(const struct strata_plan *p, char *line, size_t n)
 	if (count[ST_UPDATE_DEFERRED] + count[ST_UPDATE_SPECULATIVE])
 		rest = (p->rank ? p->rank->cfg.spills_grads : plan->scratch_bytes > 0)
 			       ? "on nvme where they do not fit the host budget"
-			       : "in host memory";
+		       : !p->rank && plan->cfg.copies ? "in memory"
+						      : "in host memory";
 	if (count[ST_UPDATE_SPECULATIVE])
 		snprintf(
 			line, n,
@@ -964,6 +1010,24 @@ static void update_text(const struct strata_plan *p, char *line, size_t n)
 			 count[ST_UPDATE_DEFERRED] ? "deferred to the next forward"
 						   : "immediate, inside backward",
 			 rest);
+}
+
+/* Of a device with memory of its own. */
+static bool where_text(const struct strata_plan *p, char *line, size_t n)
+{
+	const struct st_plan *plan = p->setup.plan;
+	uint32_t n_tiles = plan->layout->n_tiles, n_there = 0;
+
+	for (uint32_t t = 0; t < n_tiles; t++)
+		n_there += st_plan_updates_on_device(plan, t);
+	if (n_there == n_tiles)
+		snprintf(line, n, "updates run on the device");
+	else if (!n_there)
+		snprintf(line, n, "updates run on the host, beside the device");
+	else
+		snprintf(line, n, "updates of %u tiles run on the device, of %u on the host",
+			 n_there, n_tiles - n_there);
+	return true;
 }
 
 static bool summary_line(const struct strata_plan *p, size_t i, char *line, size_t n)
@@ -993,6 +1057,8 @@ static bool summary_line(const struct strata_plan *p, size_t i, char *line, size
 			 : c.commits ? "every step is committed to nvme"
 				     : "state is committed when the run stops");
 		return true;
+	case 4:
+		return !p->rank && c.copies && where_text(p, line, n);
 	default:
 		return false;
 	}

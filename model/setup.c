@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "core/log.h"
+#include "gpu/cuda/formats.h"
 #include "model/hf.h"
 #include "offload/search.h"
 
@@ -187,6 +188,44 @@ static struct st_formats formats_of(const struct st_config *c)
 	};
 }
 
+static uint64_t configured_budget(const struct st_setup *s, enum st_arena_id arena)
+{
+	return arena == ST_ARENA_DEVICE ? s->cfg->device_bytes : s->cfg->host_bytes;
+}
+
+uint64_t st_setup_budget(const struct st_setup *s, enum st_arena_id arena)
+{
+	const struct st_hardware *hw = s->described;
+	uint64_t asked = configured_budget(s, arena), memory = 0;
+
+	if (hw)
+		memory = (uint64_t)(arena == ST_ARENA_DEVICE
+					    ? hw->device_memory_bytes
+					    : hw->host_memory_bytes / hw->ranks_per_node);
+	return asked && (!memory || asked < memory) ? asked : memory;
+}
+
+/* "As much as is useful" is 0, unless that is more than the described machine has. */
+static uint64_t planned_budget(const struct st_setup *s, enum st_arena_id arena)
+{
+	return configured_budget(s, arena) || s->is_tight[arena] ? st_setup_budget(s, arena) : 0;
+}
+
+/* What is asked of the device: of the one that is open, or of the one that is described. */
+static void plan_device(const struct st_setup *s, struct st_plan_cfg *plan)
+{
+	bool is_gpu = s->described && s->described->device_type == ST_HW_GPU;
+
+	plan->copies = is_gpu || !st_device_caps(s->device)->host_visible;
+	for (unsigned m = 0; m < ST_ARRAY_LEN(plan->updates); m++) {
+		struct strata_optim_format f = st_formats_of(&plan->formats, m);
+
+		plan->updates[m] =
+			is_gpu ? st_cuda_can_step(&plan->formats.optim, &f)
+			       : st_device_can_update(s->device, &plan->formats.optim, &f);
+	}
+}
+
 struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 {
 	const struct st_config *c = s->cfg;
@@ -203,20 +242,15 @@ struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s)
 		.order = c->micro_batch_order,
 		.recompute = c->recompute,
 		.acts_on_host = c->cpu_checkpointing,
-		.device_bytes = c->device_bytes,
-		.host_bytes = c->host_bytes,
+		.device_bytes = planned_budget(s, ST_ARENA_DEVICE),
+		.host_bytes = planned_budget(s, ST_ARENA_HOST),
 	};
 	bool uses_nvme = plan.param_home == ST_HOME_NVME || plan.state_home == ST_HOME_NVME;
 
 	plan.commits = uses_nvme && c->nvme.durability == ST_DURABILITY_STEP;
 	plan.rest = uses_nvme && c->nvme.spill == ST_SPILL_AUTO ? ST_REST_FIT : ST_REST_MEMORY;
 	plan.may_speculate = plan.commits && c->nvme.commit_every == 1;
-	plan.copies = !st_device_caps(s->device)->host_visible;
-	for (unsigned m = 0; m < ST_ARRAY_LEN(plan.updates); m++) {
-		struct strata_optim_format f = st_formats_of(&plan.formats, m);
-
-		plan.updates[m] = st_device_can_update(s->device, &plan.formats.optim, &f);
-	}
+	plan_device(s, &plan);
 	return plan;
 }
 
@@ -351,6 +385,21 @@ static void take_sizes(struct st_setup *s)
 	s->info.nvme_disk_bytes = st_plan_disk_bytes(s->plan, (unsigned)s->n_store_paths);
 }
 
+/* Without a budget, more is useful than the described machine has: that is the budget then. */
+static bool exceeds_memory(struct st_setup *s)
+{
+	bool exceeds = false;
+
+	for (unsigned a = 0; a < ST_ARENA_N; a++) {
+		uint64_t memory = st_setup_budget(s, a);
+
+		s->is_tight[a] =
+			!configured_budget(s, a) && memory && s->plan->arena_bytes[a] > memory;
+		exceeds |= s->is_tight[a];
+	}
+	return exceeds;
+}
+
 int st_setup_plan(struct st_setup *s, bool within_budgets)
 {
 	int rc;
@@ -358,6 +407,11 @@ int st_setup_plan(struct st_setup *s, bool within_budgets)
 	st_plan_destroy(s->plan);
 	s->plan = NULL;
 	rc = make_plan(s, within_budgets);
+	if (!rc && within_budgets && exceeds_memory(s)) {
+		st_plan_destroy(s->plan);
+		s->plan = NULL;
+		rc = make_plan(s, true);
+	}
 	if (!rc) {
 		say_where_updates_run(s->plan);
 		take_sizes(s);

@@ -22,6 +22,9 @@ struct st_setup {
 	struct st_gpt2_cfg gpt2;
 	struct st_device *device;
 	struct st_model *model;
+	/* What is planned for; NULL: this machine. Borrowed; set after st_setup_model(). */
+	const struct st_hardware *described;
+	bool is_tight[ST_ARENA_N]; /* what a plan would like exceeds that machine's memory */
 	struct st_plan *plan;
 	struct st_data *data;            /* NULL: the caller brings batches */
 	unsigned n_eval_mb, n_eval_runs; /* an evaluation is so many micro-batches, so many times */
@@ -50,7 +53,11 @@ ST_MUST_CHECK int st_setup_plan(struct st_setup *s, bool within_budgets);
 /** st_setup_search() - a better plan in place of the one that is there, where these rates say so.
  */
 ST_MUST_CHECK int st_setup_search(struct st_setup *s, const struct st_hardware *hw);
-/** st_setup_plan_cfg() - what the configuration asks of a planner. */
+/** st_setup_budget() - the configured budget of an arena, at most the described machine's memory,
+ *  which stands for one that is not configured. 0: neither is known. */
+uint64_t st_setup_budget(const struct st_setup *s, enum st_arena_id arena);
+/** st_setup_plan_cfg() - what the configuration asks of a planner. A described GPU is planned as
+ * the CUDA device would be, save that scratch memory is the opened device's. */
 struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s);
 /** st_setup_stops() - STRATA_E_CANCELLED if opt->stops says so, else 0. */
 ST_MUST_CHECK int st_setup_stops(const struct strata_options *opt);

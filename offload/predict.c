@@ -92,12 +92,30 @@ static double row_elems(const struct st_predict_cfg *c, const struct st_program 
 	return 0;
 }
 
+/* The device does it, with memory of its own. */
+static bool is_on_gpu(const struct st_predict_cfg *c, const struct st_op *o)
+{
+	return o->lane == ST_LANE_COMPUTE && c->hw->device_type == ST_HW_GPU;
+}
+
+static double reduce_s(const struct st_predict_cfg *c, const struct st_op *o)
+{
+	double bytes = (double)o->bytes;
+
+	if (!is_on_gpu(c, o))
+		return tile_elems(c, o) / reduces_per_s(c) + bytes / c->hw->device_bytes_per_s;
+	if (c->layout)
+		bytes += tile_elems(c, o) * (double)(4 + st_dtype_bytes(c->layout->grad_dtype));
+	return bytes / c->hw->device_bytes_per_s;
+}
+
 static double update_s(const struct st_predict_cfg *c, const struct st_op *o)
 {
+	if (is_on_gpu(c, o))
+		return ((double)o->bytes + tile_elems(c, o) * update_bytes(c->dtype)) /
+		       c->hw->device_bytes_per_s;
 	if (o->tile != ST_NONE)
 		return tile_elems(c, o) / updates_per_s(c);
-	if (o->lane == ST_LANE_COMPUTE && c->hw->device_type == ST_HW_GPU)
-		return (double)o->bytes / c->hw->device_bytes_per_s;
 	if (c->hw->updates_per_s > 0)
 		return (double)o->bytes / (updates_per_s(c) * update_bytes(c->dtype));
 	return (double)o->bytes / host_share(c->hw);
@@ -122,8 +140,7 @@ static double kind_s(const struct st_predict_cfg *c, const struct st_program *p,
 	case ST_OP_BACKWARD:
 		return backward_s(c, o);
 	case ST_OP_REDUCE:
-		return tile_elems(c, o) / reduces_per_s(c) +
-		       (double)o->bytes / c->hw->device_bytes_per_s;
+		return reduce_s(c, o);
 	case ST_OP_UPDATE:
 		return update_s(c, o);
 	case ST_OP_UPDATE_ROWS:
@@ -231,6 +248,7 @@ static void add_bounds(struct st_prediction *out, const struct st_predict_cfg *c
 	struct amount phase[2] = { 0 }, all;
 	struct st_bound bound;
 	double shift, by_phase = 0;
+	enum st_pool params; /* where what is read of them arrives */
 	unsigned at = 0;
 
 	for (uint32_t i = 0; i < p->n_ops; i++) {
@@ -246,8 +264,9 @@ static void add_bounds(struct st_prediction *out, const struct st_predict_cfg *c
 	out->bound_s = bound.s;
 	out->limiting = bound.lane;
 	/* Reads may run ahead into the phase before, writes behind into the next, by the pools. */
+	params = p->place[ST_POOL_STAGE].bytes ? ST_POOL_STAGE : ST_POOL_PARAM;
 	shift = 2.0 *
-		(double)(p->place[ST_POOL_PARAM].bytes + p->place[ST_POOL_STATE].bytes +
+		(double)(p->place[params].bytes + p->place[ST_POOL_STATE].bytes +
 			 p->place[ST_POOL_REST].bytes) /
 		fmin(st_hardware_drives(c->hw).mixed_read, st_hardware_drives(c->hw).mixed_write);
 	for (unsigned i = 0; i < 2; i++)

@@ -12,7 +12,8 @@
  * What an operation takes of its lane:
  *	forward, backward	products and attention at their rates, memory traffic of the rest at
  *				the device's; they add, for they follow each other; and its latency
- *	reduce, update		parameters (or bytes of memory) at the host's rate
+ *	reduce, update		parameters (or bytes of memory) at the host's rate; on the compute
+ *				lane of a GPU, bytes at its memory's
  *	reads, writes		bytes at the drives' rate; rows that are looked up, at least their
  *				I/Os
  *	copies, gathers		bytes at the link's

@@ -5,10 +5,9 @@
  * Layer:   offload
  * Threads: constant after it was made
  *
- * The programs of offload/plan.h are those that run here: on the host device, by storage tiles. A
- * machine with other devices and several ranks is described by a coarser program in the same
- * vocabulary, with the lanes h2d, d2h, network and optimizer. It is for predicting, not for
- * running:
+ * The programs of offload/plan.h are those that run: of one rank, by storage tiles. A machine with
+ * several ranks, a model of too many tiles, or another schedule is described by a coarser program
+ * in the same vocabulary, with the lane network. It is for predicting, not for running:
  *  - of N ranks each holds 1/N of every unit, of its state and of its gradient, streams them from
  *    its share of the drives and of the host, gathers a unit when it needs it, and reduces and
  *    scatters its gradient. A rank computes its own micro-batches. All ranks do the same at once,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tests/test_predict.c - predicted steps: small programs against arithmetic, real plans against
- * their bounds, published systems against what their authors measured.
+ * their bounds, published systems against what their authors measured, a GPU's lanes against bytes.
  */
 #include <check.h>
 #include <stdio.h>
@@ -451,15 +451,17 @@ START_TEST(zero_infinity_efficiency_by_bandwidth)
 END_TEST
 
 struct published {
-	const char *hardware, *model, *offload, *more;
+	const char *hardware; /* in examples/hardware, or a path */
+	const char *model, *offload, *more;
 	unsigned batch;
 	enum strata_plan_schedule schedule;
+	const char *set; /* or NULL */
 };
 
 static struct strata_plan *plan_of(const struct published *c)
 {
 	char path[] = "/tmp/strata-test-predict.XXXXXX", hardware[512];
-	const struct strata_options opt = STRATA_OPTIONS_DEFAULT;
+	struct strata_options opt = STRATA_OPTIONS_DEFAULT;
 	struct strata_plan_options how = STRATA_PLAN_OPTIONS_DEFAULT;
 	struct strata_plan *p;
 	int fd = mkstemp(path);
@@ -478,12 +480,14 @@ static struct strata_plan *plan_of(const struct published *c)
 	ck_assert_int_eq(fclose(f), 0);
 	snprintf(hardware, sizeof(hardware), STRATA_SOURCE_DIR "/examples/hardware/%s.json",
 		 c->hardware);
-	how.hardware = hardware;
+	how.hardware = strchr(c->hardware, '/') ? c->hardware : hardware;
 	how.schedule = c->schedule;
+	opt.sets = &c->set;
+	opt.n_sets = c->set != NULL;
 	CK(strata_plan_open(&p, path, &opt, &how));
 	unlink(path);
 	ck_assert_msg(strata_plan_fits(p, &message), "%s", message);
-	ck_assert_double_le(strata_plan_time(p)->bound_s, strata_plan_time(p)->step_s);
+	ck_assert_double_le(strata_plan_time(p)->bound_s, strata_plan_time(p)->step_s * (1 + 1e-6));
 	return p;
 }
 
@@ -499,7 +503,8 @@ static struct strata_plan *plan_of(const struct published *c)
 START_TEST(fifty_billion_on_a_dgx2)
 {
 	struct published c = { "dgx2-v100", GPT_50B, STATES_NVME,
-			       ACTS_CPU,    26,      STRATA_SCHEDULE_DEEPSPEED };
+			       ACTS_CPU,    26,      STRATA_SCHEDULE_DEEPSPEED,
+			       NULL };
 	struct strata_plan *p = plan_of(&c);
 	const struct strata_plan_time *t = strata_plan_time(p);
 	double step_s = t->step_s, both_s = t->forward_s + t->backward_s;
@@ -531,7 +536,9 @@ START_TEST(eight_billion_on_a_4090)
 
 	for (size_t i = 0; i < 2; i++) {
 		const struct published c = {
-			"4090-256gb", GPT_8B, ALL_CPU, "", cases[i].batch, STRATA_SCHEDULE_DEEPSPEED
+			"4090-256gb", GPT_8B,         ALL_CPU,
+			"",           cases[i].batch, STRATA_SCHEDULE_DEEPSPEED,
+			NULL
 		};
 		struct strata_plan *p = plan_of(&c);
 		char what[64];
@@ -591,6 +598,167 @@ START_TEST(what_does_not_fit_says_what_would)
 }
 END_TEST
 
+/* ---- one GPU, planned by storage tiles ----------------------------------------------------- */
+
+#define SMALL_GPT "\"n_layer\": 6, \"n_embd\": 768, \"n_head\": 12, \"vocab_size\": 8192"
+#define ON_DEVICE                                                                                  \
+	"\"offload_param\": {\"device\": \"none\"}, \"offload_optimizer\": {\"device\": \"none\"}"
+
+static const struct strata_plan_lane *lane_named(const struct strata_plan *p, const char *name)
+{
+	size_t n;
+	const struct strata_plan_lane *lane = strata_plan_lanes(p, &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(lane[i].name, name))
+			return &lane[i];
+	return NULL;
+}
+
+static double bytes_of(const struct strata_plan *p, const char *name)
+{
+	const struct strata_plan_lane *lane = lane_named(p, name);
+
+	ck_assert_msg(lane != NULL, "no lane %s", name);
+	ck_assert_double_ge(lane->busy_s, lane->work_s * (1 - 1e-6) - 1e-6); /* whole ns */
+	return (double)lane->bytes;
+}
+
+static const struct strata_plan_unit *unit_named(const struct strata_plan *p, const char *name)
+{
+	size_t n;
+	const struct strata_plan_unit *u = strata_plan_units(p, &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(u[i].name, name))
+			return &u[i];
+	ck_abort_msg("no unit %s", name);
+	return NULL;
+}
+
+static void ck_updated(const struct strata_plan *p, const char *where, const char *why)
+{
+	size_t n;
+	const struct strata_plan_unit *u = strata_plan_units(p, &n);
+
+	ck_assert_uint_gt(n, 6);
+	for (size_t i = 0; i < n; i++) {
+		ck_assert_msg(!strcmp(u[i].updated_on, where), "%s: on %s, not %s", u[i].name,
+			      u[i].updated_on, where);
+		ck_assert_msg(strstr(u[i].updated_why, why) != NULL, "%s: %s", u[i].name,
+			      u[i].updated_why);
+	}
+}
+
+/* Parameters and states in host memory: what a step moves, and what its lanes have to do. */
+START_TEST(a_gpu_computes_with_copies)
+{
+	const struct published c = { "4090-256gb",           SMALL_GPT, ALL_CPU, ACTS_CPU, 8,
+				     STRATA_SCHEDULE_STRATA, NULL };
+	struct strata_plan *p = plan_of(&c);
+	double n = (double)strata_plan_info(p)->n_params, act = 8.0 * 1024 * 768 * 2, step_s;
+	double in = bytes_of(p, "h2d"), out = bytes_of(p, "d2h");
+	struct st_hardware hw;
+	struct shape s = { { 6, 768, 12, 1024, 8192 },
+			   8,
+			   { .hw = &hw,
+			     .param_home = ST_HOME_HOST,
+			     .state_home = ST_HOME_HOST,
+			     .update = ST_UPDATE_DEFERRED,
+			     .acts_on_host = true } };
+
+	ck_assert(!strata_plan_time(p)->is_coarse);
+	ck_updated(p, "host", "its states live in host memory");
+	/* Parameters for forward and for backward, gradients, and what goes into six stages. */
+	ck_assert_double_eq_tol(in, 4 * n + 6 * act, 0.1 * in);
+	ck_assert_double_eq_tol(out, 2 * n + 6 * act, 0.1 * out);
+	ck_assert_double_eq_tol(lane_named(p, "h2d")->work_s, in / 25e9, 1e-6);
+	ck_assert_double_eq_tol(lane_named(p, "d2h")->work_s, out / 25e9, 1e-6);
+	ck_assert_double_eq_tol(lane_named(p, "optimizer")->work_s, n * 26 / 67e9,
+				0.02 * n * 26 / 67e9);
+	step_s = strata_plan_time(p)->step_s;
+	strata_plan_close(p);
+
+	/* By whole units it is about the same. */
+	CK(st_hardware_load(&hw, STRATA_SOURCE_DIR "/examples/hardware/4090-256gb.json"));
+	ck_within("by whole units, not by tiles", predict_s(&s), step_s, 0.2);
+}
+END_TEST
+
+/* All of it on the GPU: batches come in, losses and sums of squares go out. */
+START_TEST(a_gpu_updates_what_it_holds)
+{
+	struct published c = { "4090-256gb",           SMALL_GPT, ON_DEVICE, "", 8,
+			       STRATA_SCHEDULE_STRATA, NULL };
+	struct strata_plan *p = plan_of(&c);
+	double n = (double)strata_plan_info(p)->n_params, here_s, saved_s;
+
+	ck_updated(p, "device", "live there");
+	ck_assert_ptr_null(lane_named(p, "optimizer"));
+	ck_assert_double_lt(bytes_of(p, "h2d"), 1e6);
+	ck_assert_double_lt(bytes_of(p, "d2h"), 1e6);
+	here_s = lane_named(p, "compute")->work_s;
+	strata_plan_close(p);
+
+	/* It has no kernel for 8-bit moments, which matrices have: their states and parameters go
+	 * to the host and back. */
+	c.set = "strata.optimizer.moments=int8";
+	p = plan_of(&c);
+	ck_assert_str_eq(unit_named(p, "wte")->updated_on, "host");
+	ck_assert_str_eq(unit_named(p, "h.0")->updated_on, "device and host");
+	ck_assert_ptr_nonnull(strstr(unit_named(p, "h.0")->updated_why, "no kernel"));
+	ck_assert_str_eq(unit_named(p, "ln_f")->updated_on, "device");
+	ck_assert_ptr_nonnull(lane_named(p, "optimizer"));
+	ck_assert_double_gt(bytes_of(p, "h2d"), 5 * n);
+	ck_assert_double_gt(bytes_of(p, "d2h"), 7 * n);
+	/* What compute no longer does is the update: 26 bytes a parameter of the GPU's memory, and
+	 * the latency of an operation for each tile. */
+	saved_s = here_s - lane_named(p, "compute")->work_s;
+	ck_assert_double_gt(saved_s, 0.95 * n * 26 / 860e9);
+	ck_assert_double_lt(saved_s, n * 26 / 860e9 + 1.5 * n / ST_STORAGE_TILE * 10e-6);
+	strata_plan_close(p);
+}
+END_TEST
+
+static const struct strata_tier *device_tier(const struct strata_plan *p)
+{
+	size_t n;
+
+	return &strata_plan_tiers(p, &n)[0];
+}
+
+/* Where no budget is configured, the described memory is one. */
+START_TEST(a_plan_fits_the_memory_that_is_described)
+{
+	char path[] = "/tmp/strata-test-predict.XXXXXX";
+	struct published c = {
+		"4090-256gb", SMALL_GPT, ALL_CPU, "", 8, STRATA_SCHEDULE_STRATA, NULL
+	};
+	struct strata_plan *p = plan_of(&c);
+	uint64_t peak = device_tier(p)->peak_bytes, least = device_tier(p)->smallest_bytes;
+	uint64_t between = (peak + least) / 2;
+	int fd = mkstemp(path);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+	struct st_hardware hw;
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_uint_eq(device_tier(p)->budget_bytes, 24000000000);
+	ck_assert_uint_gt(peak, least + (1 << 20));
+	strata_plan_close(p);
+	CK(st_hardware_load(&hw, STRATA_SOURCE_DIR "/examples/hardware/4090-256gb.json"));
+	hw.device_memory_bytes = (double)between;
+	st_hardware_write(&hw, f);
+	ck_assert_int_eq(fclose(f), 0);
+	c.hardware = path;
+	p = plan_of(&c);
+	ck_assert_uint_eq(device_tier(p)->budget_bytes, between);
+	ck_assert_uint_le(device_tier(p)->peak_bytes, between);
+	ck_assert_uint_eq(device_tier(p)->smallest_bytes, least);
+	strata_plan_close(p);
+	unlink(path);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("predict");
@@ -609,6 +777,9 @@ int main(void)
 	tcase_add_test(tc, fifty_billion_on_a_dgx2);
 	tcase_add_test(tc, eight_billion_on_a_4090);
 	tcase_add_test(tc, what_does_not_fit_says_what_would);
+	tcase_add_test(tc, a_gpu_computes_with_copies);
+	tcase_add_test(tc, a_gpu_updates_what_it_holds);
+	tcase_add_test(tc, a_plan_fits_the_memory_that_is_described);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

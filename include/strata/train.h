@@ -228,8 +228,10 @@ struct strata_plan_unit {       /* what is fetched together: a block, an embeddi
 	/* Of its states, and of the gradients that wait for their update: in memory. */
 	uint64_t state_kept_bytes, grad_kept_bytes;
 	bool is_pinned; /* at home on nvme, and kept in memory by the budgets, in part at least */
-	const char *update; /* "immediate", "deferred", "speculative" */
-	char why[240];      /* both, in words */
+	const char *update;      /* "immediate", "deferred", "speculative" */
+	char why[240];           /* both, in words */
+	const char *updated_on;  /* by which processor: "device", "host", "device and host" */
+	const char *updated_why; /* ""; where the device has memory of its own, why there */
 };
 
 struct strata_plan_lane { /* a resource that works, in a step */
