@@ -266,7 +266,7 @@ static int make_plan(struct st_setup *s, bool within_budgets)
 }
 
 /* What trained bits depend on; never budgets, placement or paths. */
-static void hash_plans(struct st_setup *s)
+uint64_t st_setup_numeric_plan(const struct st_setup *s, unsigned moments_version)
 {
 	const struct st_config *c = s->cfg;
 	const uint64_t numeric[] = {
@@ -285,16 +285,23 @@ static void hash_plans(struct st_setup *s)
 		c->optimizer.decay,
 		c->optimizer.moments == STRATA_MOMENTS_F32
 			? 0 /* not rounded: of no version */
-			: (uint64_t)STRATA_MOMENTS_VERSION << 8 | c->optimizer.moments,
+			: (uint64_t)moments_version << 8 | c->optimizer.moments,
 		c->optimizer.momentum > 0,
 	};
+
+	return XXH3_64bits(numeric, sizeof(numeric));
+}
+
+static void hash_plans(struct st_setup *s)
+{
+	const struct st_config *c = s->cfg;
 	const uint64_t data[] = {
 		s->data ? st_data_fingerprint(s->data) : 0,
 		s->data ? c->seed : 0,
 		s->model->seq,
 	};
 
-	s->numeric_plan = XXH3_64bits(numeric, sizeof(numeric));
+	s->numeric_plan = st_setup_numeric_plan(s, STRATA_MOMENTS_VERSION);
 	s->data_id = XXH3_64bits(data, sizeof(data));
 }
 

@@ -59,6 +59,9 @@ uint64_t st_setup_budget(const struct st_setup *s, enum st_arena_id arena);
 /** st_setup_plan_cfg() - what the configuration asks of a planner. A described GPU is planned as
  * the CUDA device would be, save that scratch memory is the opened device's. */
 struct st_plan_cfg st_setup_plan_cfg(const struct st_setup *s);
+/** st_setup_numeric_plan() - hash of all that trained bits depend on, as a program has it whose
+ *  rounding of moments is of this version; s->numeric_plan is that of STRATA_MOMENTS_VERSION. */
+uint64_t st_setup_numeric_plan(const struct st_setup *s, unsigned moments_version);
 /** st_setup_stops() - STRATA_E_CANCELLED if opt->stops says so, else 0. */
 ST_MUST_CHECK int st_setup_stops(const struct strata_options *opt);
 void st_setup_close(struct st_setup *s);

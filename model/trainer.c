@@ -18,8 +18,11 @@
 #include "model/output.h"
 #include "model/safetensors.h"
 #include "model/setup.h"
+#include "offload/checkpoint.h"
 #include "offload/engine.h"
 #include "strata/train.h"
+
+#define VERSIONS_TRIED (STRATA_MOMENTS_VERSION + 8u) /* of the rounding: ours, earlier, later */
 
 struct strata_trainer {
 	struct st_setup setup;
@@ -517,17 +520,53 @@ static int find_store(struct strata_trainer *t, bool *has_moved)
 	return rc;
 }
 
-/* The state is of another numeric plan: which keys differ from those that it was trained with? */
+static int note_plan(void *user, const struct st_checkpoint_info *info)
+{
+	uint64_t *plan = user;
+
+	if (info->kind == ST_CHECKPOINT_CURRENT && info->has_state)
+		*plan = info->state.numeric_plan;
+	return 0;
+}
+
+/* The version of the rounding of moments that made the state, where nothing else in its numeric
+ * plan differs from ours; else 0. */
+static unsigned version_of_state(const struct strata_trainer *t)
+{
+	uint64_t plan = t->setup.numeric_plan;
+
+	if (st_checkpoint_list(t->run_json, "run.json", note_plan, &plan))
+		return 0;
+	for (unsigned v = 1; plan != t->setup.numeric_plan && v < VERSIONS_TRIED; v++)
+		if (plan == st_setup_numeric_plan(&t->setup, v))
+			return v;
+	return 0;
+}
+
+/* The state is of another numeric plan: which keys differ from those that it was trained with? Or
+ * is it the version of this program? */
 static int explain_stale(const struct strata_trainer *t)
 {
 	const char *dir = t->setup.cfg->output;
 	char path[4096], keys[360];
 	struct st_config *was = NULL;
 	struct st_error e;
+	unsigned version;
 	size_t n;
 	int rc;
 
 	st_error_take(&e, STRATA_E_STALE);
+	version = version_of_state(t);
+	if (version)
+		return st_fail(
+			STRATA_E_STALE,
+			"output %.60s: its %s moments were rounded by version %u of the rule, and "
+			"this program has version %u, which would train on with other bits; resume "
+			"with the program that made it, or start anew with another --output "
+			"(\"strata checkpoint export\" still writes the model)",
+			dir,
+			t->setup.cfg->optimizer.moments == STRATA_MOMENTS_INT8 ? "int8" : "bf16",
+			version, STRATA_MOMENTS_VERSION);
 	rc = st_output_path(path, sizeof(path), dir, "strata.json");
 	if (!rc)
 		rc = st_config_load(&was, path, NULL, 0);

@@ -5,6 +5,7 @@
  * environment. How near they are to exact arithmetic: test_optim_accuracy.c.
  */
 #include <errno.h>
+#include <pthread.h>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -220,26 +221,51 @@ START_TEST(long_update_is_bit_equal)
 }
 END_TEST
 
-/* The same steps on any partition into numeric tiles, as threads make them: n cuts of whole tiles.
- */
+/* The same steps on any partition into numeric tiles: each cut on a thread of its own. */
+struct cut {
+	pthread_t thread;
+	const struct strata_optim_step *step;
+	struct strata_optim_format f;
+	struct strata_optim_range r;
+	int rc;
+};
+
+static void *update_cut(void *arg)
+{
+	struct cut *c = arg;
+
+	c->rc = strata_optim_update(c->step, &c->f, &c->r);
+	return NULL;
+}
+
+#define CUTS_MAX 7u
+
 static void update_in_cuts(struct bank *b, const struct strata_optim_step *s, size_t nr_cuts)
 {
 	const size_t nr_tiles = (b->r.n + STRATA_NUMERIC_TILE - 1) / STRATA_NUMERIC_TILE;
+	struct cut cuts[CUTS_MAX];
 
-	for (size_t c = nr_cuts; c-- > 0;) { /* backwards: the order must not matter either */
+	ck_assert_uint_le(nr_cuts, CUTS_MAX);
+	for (size_t c = 0; c < nr_cuts; c++) {
 		size_t from = nr_tiles * c / nr_cuts * STRATA_NUMERIC_TILE;
 		size_t to = nr_tiles * (c + 1) / nr_cuts * STRATA_NUMERIC_TILE;
-		struct strata_optim_range part = st_optim_range_from(&b->f, &b->r, from);
 
-		part.n = (to < b->r.n ? to : b->r.n) - from;
-		if (strata_optim_update(s, &b->f, &part))
-			ck_abort_msg("%s", strata_last_error());
+		cuts[c] = (struct cut){ .step = s,
+					.f = b->f,
+					.r = st_optim_range_from(&b->f, &b->r, from) };
+		cuts[c].r.n = (to < b->r.n ? to : b->r.n) - from;
+		CHECK_AT(c, !pthread_create(&cuts[c].thread, NULL, update_cut, &cuts[c]));
+	}
+	for (size_t c = 0; c < nr_cuts; c++) {
+		CHECK_AT(c, !pthread_join(cuts[c].thread, NULL));
+		CHECK_AT(c, cuts[c].rc == 0);
 	}
 }
 
-START_TEST(cuts_do_not_matter)
+/* 1, 2 and 7 threads. */
+START_TEST(threads_do_not_matter)
 {
-	static const size_t cuts[] = { 2, 7 };
+	static const size_t cuts[] = { 2, CUTS_MAX };
 	const size_t n = 9 * STRATA_NUMERIC_TILE + 333;
 
 	ck_assert_int_eq(strata_isa_force(strata_isa_best()), 0);
@@ -317,6 +343,66 @@ START_TEST(preview_is_what_update_stores)
 			bank_fini(&b);
 			free(out);
 		}
+}
+END_TEST
+
+static float plain_f16(uint16_t h)
+{
+	return st_elem_f32(ST_F16, &h, 0);
+}
+
+/* The master weight does not depend on how it is held, nor on a gradient's width where the gradient
+ * is exact in all; and what goes to the computation is that weight, rounded to nearest: by a search
+ * for the nearest number of the format, apart from any kernel's way to round. */
+START_TEST(formats_hold_the_same_weight)
+{
+	enum { N = 1500 };
+
+	for (int o = 0; o < NR_OPTIMS; o++) {
+		const struct strata_optim_cfg cfg = optim_cfg(o);
+		struct strata_optim_step s;
+		float want[N] = { 0 };
+
+		for (int k = 0; k < 12; k++) { /* parameters x gradients; moments fp32 */
+			const struct strata_optim_format f = optim_format(k / 3 * 9 + k % 3);
+			struct bank b;
+
+			bank_init(&b, &cfg, f, N, 0);
+			for (size_t a = 0; a < STRATA_ARRAY_N; a++)
+				memset(b.block[a], 0, b.bytes[a]);
+			rng_seed(17);
+			for (size_t i = 0; i < N; i++) {
+				bank_set_param(&b, i, signed_decades(-3, 3));
+				bank_set_grad(&b, i, (float)((int)(rng() % 255) - 127) * 0x1p-7f);
+			}
+			for (uint64_t t = 1; t <= 3; t++) {
+				step_prepare(&s, &cfg, t, 0.5);
+				bank_update(&b, &s);
+			}
+			for (size_t i = 0; i < N; i++) {
+				float p = bank_param(&b, i), other;
+
+				want[i] = k ? want[i] : p;
+				CHECK_AT(i, st_f32_bits(p) == st_f32_bits(want[i]));
+				if (f.params != STRATA_PARAMS_F32_BF16 &&
+				    f.params != STRATA_PARAMS_F32_F16)
+					continue;
+				for (int d = -1; d <= 1; d += 2) { /* its neighbours are further off */
+					uint16_t low = ((uint16_t *)b.lo)[i];
+					bool is_f16 = f.params == STRATA_PARAMS_F32_F16;
+					float x = is_f16 ? plain_f16(low) : st_bf16_f32(low);
+
+					low = (uint16_t)(low + d);
+					other = is_f16 ? plain_f16(low) : st_bf16_f32(low);
+					CHECK_AT(i, isnan(other) ||
+							    fabs((double)x - (double)p) <=
+								    fabs((double)other -
+									 (double)p));
+				}
+			}
+			bank_fini(&b);
+		}
+	}
 }
 END_TEST
 
@@ -830,7 +916,8 @@ int main(void)
 	tcase_add_test(t, bad_ranges_are_refused);
 	tcase_add_test(t, update_is_bit_equal);
 	tcase_add_test(t, long_update_is_bit_equal);
-	tcase_add_test(t, cuts_do_not_matter);
+	tcase_add_test(t, threads_do_not_matter);
+	tcase_add_test(t, formats_hold_the_same_weight);
 	tcase_add_test(t, preview_is_what_update_stores);
 	tcase_add_test(t, padding_stays_zero);
 	tcase_add_test(t, nan_is_canonical_and_stays_local);

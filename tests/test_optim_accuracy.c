@@ -177,6 +177,68 @@ START_TEST(near_long_double)
 }
 END_TEST
 
+/*
+ * Where squares and moments are denormal numbers: m and v within the same bounds, whose unit is then
+ * the least number there is. What m is off by, the direction is off by too, over the root, which
+ * eps keeps from being small: for p that is added to what is allowed.
+ */
+static void check_denormals(int k, double eps_or_1)
+{
+	enum { N = 20000 };
+	const struct strata_optim_cfg cfg = optim_cfg(k);
+	const struct strata_optim_format f = { STRATA_PARAMS_F32, STRATA_MOMENTS_F32,
+					       STRATA_GRADS_F32 };
+	const struct hyper h = { 3, 1e-3, 0, 1 };
+	const long double bc1 = k < 2 ? 1 - powl(cfg.beta1, 3) : 1;
+	const long double off = 4 * 0x1p-149L * 1e-3L / bc1 / eps_or_1;
+	struct exact *e = need(N * sizeof(*e));
+	struct strata_optim_step s;
+	size_t nr_denormal = 0;
+	struct bank b;
+
+	bank_init(&b, &cfg, f, N, 0);
+	ck_assert_int_eq(strata_optim_prepare(&s, &cfg, h.t, 1e-3, 0, 1), 0);
+	rng_seed(8);
+	for (size_t i = 0; i < N; i++) {
+		e[i].p = b.p[i] = signed_decades(-44, -30);
+		b.g[i] = signed_decades(-44, -18);
+		if (b.m)
+			e[i].m = b.m[i] = signed_decades(-44, -36);
+		if (b.v)
+			e[i].v = b.v[i] = fabsf(signed_decades(-44, -36));
+	}
+	bank_update(&b, &s);
+	for (size_t i = 0; i < N; i++) {
+		double scale = fabs((double)e[i].p);
+
+		exact_step(&e[i], k, &h, b.g[i]);
+		scale = fmax(scale, fabs((double)e[i].p));
+		if (e[i].is_sure)
+			CHECK_AT(i, fabsl(b.p[i] - e[i].p) <=
+					    ulp32(scale) + 4 * ulp32((double)e[i].d_sum) + off);
+		if (b.m)
+			CHECK_AT(i, fabsl(b.m[i] - e[i].m) <=
+					    e[i].m_ulps * ulp32((double)e[i].m_sum));
+		if (b.v)
+			CHECK_AT(i, fabsl(b.v[i] - e[i].v) <=
+					    e[i].v_ulps * ulp32((double)e[i].v_sum));
+		nr_denormal += fpclassify(b.m ? b.m[i] : b.v ? b.v[i] : b.g[i]) == FP_SUBNORMAL;
+	}
+	ck_assert_uint_gt(nr_denormal, N / 20);
+	bank_fini(&b);
+	free(e);
+}
+
+START_TEST(near_long_double_in_denormals)
+{
+	for (int isa = STRATA_ISA_SCALAR; isa <= (int)strata_isa_best(); isa++) {
+		ck_assert_int_eq(strata_isa_force((enum strata_isa)isa), 0);
+		for (int k = 0; k < NR_OPTIMS; k++) /* the first three divide by a root plus eps */
+			check_denormals(k, k < 3 ? optim_cfg(k).eps : 1);
+	}
+}
+END_TEST
+
 static void check_golden(int k, struct hyper h, const struct strata_optim_cfg *cfg, double slack,
 			 const float in[4], const float got32[3], const double got64[3])
 {
@@ -380,6 +442,7 @@ int main(void)
 
 	tcase_set_timeout(t, 0);
 	tcase_add_test(t, near_long_double);
+	tcase_add_test(t, near_long_double_in_denormals);
 	tcase_add_test(t, near_torch);
 	tcase_add_test(t, near_torch_adamw);
 	tcase_add_test(t, thousand_steps_stay_near);
