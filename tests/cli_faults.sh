@@ -107,19 +107,53 @@ one_line() {
 	has err.txt "^strata: .*$1"
 }
 
-# killed_and_resumed DIR OUTPUT: a run there that is killed after some steps, and goes on.
-killed_and_resumed() {
-	paths "$1"
+# signalled STEP OUTPUT SIGNAL [OPTION]...: a run with path_opts, which gets the signal once it has reported
+# the step; sets pid.
+signalled() {
+	local step=$1 output=$2 signal=$3
+
+	shift 3
 	rm -f k.txt # what an earlier run wrote there must not count
-	"$strata" train c.json --output "$2" --progress json "${path_opts[@]}" >k.txt 2>k.err &
+	"$strata" train c.json --output "$output" --progress json "${path_opts[@]}" "$@" >k.txt 2>k.err &
 	pid=$!
-	wait_for k.txt '"step":7,' $pid
-	kill -KILL $pid
-	wait $pid 2>/dev/null
+	wait_for k.txt "\"step\":$step," $pid
+	kill "-$signal" $pid
+}
+
+# done_at_last DIR OUTPUT: resumed, the run ends as if nothing had happened.
+done_at_last() {
 	train 0 "$2" --resume
 	same_state "$1"
 	[ "$(value step step "$2/log.jsonl" | tr '\n' ' ')" = "$(seq -s ' ' 20) " ] ||
 		fail "$2: the log has not each step once"
+}
+
+# killed_and_resumed DIR OUTPUT: killed after some steps, soon after its resume, and after some more.
+killed_and_resumed() {
+	paths "$1"
+	signalled 7 "$2" KILL
+	wait $pid 2>/dev/null
+	"$strata" train c.json --output "$2" --resume "${path_opts[@]}" >k.txt 2>k.err &
+	pid=$!
+	sleep 0.05
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	signalled 14 "$2" KILL --resume
+	wait $pid 2>/dev/null
+	done_at_last "$1" "$2"
+}
+
+# cut_off IMAGE DIR OUTPUT: the power goes after some steps. What the device has then is copied, with
+# nothing that only the file system's memory knows, and the run goes on there.
+cut_off() {
+	paths "$2"
+	signalled 7 "$3" STOP
+	cp --sparse=always "$1" "$1.cut"
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	release
+	attach "$1.cut" "$2" || { fail "$1.cut cannot be mounted"; return; }
+	done_at_last "$2" "$3"
 }
 
 needs_root() {
@@ -233,6 +267,7 @@ r_ext4() {
 	truncate -s 64M ext4.img
 	mkfs='mkfs.ext4 -q' attach ext4.img ext4 || { skip 'no loop device'; return; }
 	killed_and_resumed ext4 ext4-out
+	cut_off ext4.img ext4 ext4-cut
 }
 
 r_xfs() {
@@ -241,6 +276,7 @@ r_xfs() {
 	truncate -s 320M xfs.img
 	mkfs='mkfs.xfs -q' attach xfs.img xfs || { skip 'no loop device'; return; }
 	killed_and_resumed xfs xfs-out
+	cut_off xfs.img xfs xfs-cut
 }
 
 # Without O_DIRECT, or with a tmpfs's.

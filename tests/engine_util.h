@@ -37,9 +37,11 @@ struct tiny { /* what a test varies; zero is the plain case */
 	const char *backend;
 	const struct st_aio_cfg *aio; /* NULL: the defaults, with that backend */
 	unsigned n_mb;
+	unsigned commit_every; /* 0 = 1 */
 	bool plans_modes;
 	bool is_for_formats;  /* a variation that is tried with every format */
 	bool is_wide;         /* the blocks' matrices are large, instead of the vocabulary */
+	bool is_small;        /* nothing is large: two layers, no tensor of two storage tiles */
 	bool waits;           /* the lookup waits for the whole table's update */
 	bool is_separate;     /* the device's memory is its own */
 	bool updates_on_host; /* such a device cannot update */
@@ -80,11 +82,11 @@ static inline int tiny_fill(void *user, const struct st_tensor_desc *t, size_t f
 
 static inline void tiny_plan(struct tiny_run *r, const struct tiny *t)
 {
-	const struct st_gpt2_cfg gpt = { .n_layer = 4,
+	const struct st_gpt2_cfg gpt = { .n_layer = t->is_small ? 2 : 4,
 					 .n_embd = t->is_wide ? 288 : 72,
 					 .n_head = t->is_wide ? 4 : 3,
 					 .n_positions = 32,
-					 .vocab_size = t->is_wide ? 259 : 4111 };
+					 .vocab_size = t->is_wide || t->is_small ? 259 : 4111 };
 	const struct st_device_cfg dev = { .type = "host", .dtype = t->dtype, .threads = 2 };
 	struct st_plan_cfg plan = {
 		.formats = { .dtype = t->dtype,
@@ -154,7 +156,7 @@ static inline int tiny_try_engine(struct tiny_run *r, const struct tiny *t, cons
 		.store_paths = r->paths,
 		.n_store_paths = t->n_paths ? t->n_paths : 1,
 		.checksum = true,
-		.commit_every = 1,
+		.commit_every = t->commit_every ? t->commit_every : 1,
 		.resume = resume,
 		.weight_decay = 0.1,
 		.clip = t->clip,

@@ -39,7 +39,7 @@ static unsigned check_class(const struct tiny *t, enum point_class class, enum p
 	int first = class == POINT_ROOT && how == POINT_HALF ? 1 + n_paths : 1;
 	struct point p = { class, first, how, 0 };
 
-	while (crash(t, p, nowhere, want))
+	while (crash(t, p, want))
 		p.nth++;
 	printf("killed %s %s: %d points, each resumed to state %016llx\n", how_names[how],
 	       point_names[class], p.nth - first, (unsigned long long)want);
@@ -81,7 +81,49 @@ START_TEST(every_point_of_recovery)
 
 	for (first.nth = 1; first.nth <= 2; first.nth++)
 		for (again.nth = 1; again.nth <= 24; again.nth++)
-			ck_assert(crash(&deferred, first, again, want));
+			ck_assert(expect_right(&deferred, &(struct scenario){ first, again, 0, 0 },
+					       want)
+					  .was_met);
+}
+END_TEST
+
+static uint64_t draw(uint64_t n)
+{
+	static uint64_t state;
+	uint64_t z = state += 0x9e3779b97f4a7c15u;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return (z ^ z >> 31) % n;
+}
+
+/* The power goes at a random I/O behind the first commit; or the process is killed there, and the
+ * power goes at a random I/O of what resumes; or both. */
+START_TEST(power_lost_anywhere)
+{
+	enum { SEEDS = 400 };
+	const uint64_t want = undisturbed(&deferred);
+	unsigned met = 0, met_again = 0;
+
+	for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+		struct scenario s = { .losses = 1 + (unsigned)draw(3), .seed = seed };
+		struct found f;
+
+		s.first = (struct point){ (enum point_class)draw(POINT_CLASSES), 1 + (int)draw(8),
+					  (enum point_how)draw(3), 1 };
+		if (s.first.class == POINT_ANY || s.first.class == POINT_DATA)
+			s.first.nth += (int)draw(60);
+		if (s.losses & 2)
+			s.again = (struct point){ POINT_ANY, 1 + (int)draw(60),
+						  (enum point_how)draw(3), 0 };
+		f = expect_right(&deferred, &s, want);
+		met += f.was_met;
+		met_again += f.again_was_met;
+	}
+	printf("power lost: %d seeds, %u cut, %u cut again while resuming\n", SEEDS, met,
+	       met_again);
+	ck_assert_uint_gt(met, SEEDS / 2);
+	ck_assert_uint_gt(met_again, SEEDS / 4);
 }
 END_TEST
 
@@ -98,6 +140,7 @@ int main(void)
 	tcase_add_test(t, deferred_on_two_paths);
 	tcase_add_test(t, immediate_on_one);
 	tcase_add_test(t, every_point_of_recovery);
+	tcase_add_test(t, power_lost_anywhere);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

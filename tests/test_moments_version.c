@@ -141,7 +141,7 @@ static unsigned change_plan(const char *data, uint64_t from, uint64_t to)
 	return n;
 }
 
-/* ---- the program ------------------------------------------------------------------------------ */
+/* ---- the program ----------------------------------------------------------------------------- */
 
 /* @return its exit code; what it printed is in out.txt and err.txt */
 static int run(const char *const *argv)
@@ -246,8 +246,13 @@ START_TEST(another_rounding_is_refused_by_name)
 	static const unsigned versions[] = { 1, STRATA_MOMENTS_VERSION + 1 };
 	const char *const set = moments[_i].set;
 	const uint64_t ours = plan_of(set, STRATA_MOMENTS_VERSION);
-	const char *const export[] = { STRATA_BUILD_DIR "/strata", "checkpoint", "export", "out",
-				       "--output", "exported", NULL };
+	const char *const export[] = { STRATA_BUILD_DIR "/strata",
+				       "checkpoint",
+				       "export",
+				       "out",
+				       "--output",
+				       "exported",
+				       NULL };
 	char data[4096], want[17], got[17];
 	struct kept before;
 

@@ -178,9 +178,9 @@ START_TEST(near_long_double)
 END_TEST
 
 /*
- * Where squares and moments are denormal numbers: m and v within the same bounds, whose unit is then
- * the least number there is. What m is off by, the direction is off by too, over the root, which
- * eps keeps from being small: for p that is added to what is allowed.
+ * Where squares and moments are denormal numbers: m and v within the same bounds, whose unit is
+ * then the least number there is. What m is off by, the direction is off by too, over the root,
+ * which eps keeps from being small: for p that is added to what is allowed.
  */
 static void check_denormals(int k, double eps_or_1)
 {
@@ -217,11 +217,11 @@ static void check_denormals(int k, double eps_or_1)
 			CHECK_AT(i, fabsl(b.p[i] - e[i].p) <=
 					    ulp32(scale) + 4 * ulp32((double)e[i].d_sum) + off);
 		if (b.m)
-			CHECK_AT(i, fabsl(b.m[i] - e[i].m) <=
-					    e[i].m_ulps * ulp32((double)e[i].m_sum));
+			CHECK_AT(i,
+				 fabsl(b.m[i] - e[i].m) <= e[i].m_ulps * ulp32((double)e[i].m_sum));
 		if (b.v)
-			CHECK_AT(i, fabsl(b.v[i] - e[i].v) <=
-					    e[i].v_ulps * ulp32((double)e[i].v_sum));
+			CHECK_AT(i,
+				 fabsl(b.v[i] - e[i].v) <= e[i].v_ulps * ulp32((double)e[i].v_sum));
 		nr_denormal += fpclassify(b.m ? b.m[i] : b.v ? b.v[i] : b.g[i]) == FP_SUBNORMAL;
 	}
 	ck_assert_uint_gt(nr_denormal, N / 20);

@@ -299,6 +299,32 @@ START_TEST(older_and_foreign_roots_are_never_mixed)
 }
 END_TEST
 
+/* All paths from one older backup: a whole state, and the store goes on from there. */
+START_TEST(an_older_backup_of_all_paths_is_a_state)
+{
+	struct st_store *s = NULL;
+
+	make(2, 2);
+	back_up(2);
+	s = reopen();
+	for (unsigned v = 3; v <= 5; v++) {
+		write_all(s, v);
+		commit(s, v);
+	}
+	st_store_close(s, false);
+	put_back(2);
+	s = reopen();
+	ck_assert_uint_eq(st_store_generation(s), 2);
+	expect_all(s, 2);
+	write_all(s, 3);
+	commit(s, 3);
+	st_store_close(s, false);
+	s = reopen();
+	expect_all(s, 3);
+	st_store_close(s, true);
+}
+END_TEST
+
 /* A table whose checksum is right, made by somebody: slots that do not exist are not followed. */
 START_TEST(forged_tables_are_refused)
 {
@@ -499,6 +525,7 @@ int main(void)
 	tcase_add_test(t, a_lost_root_costs_one_step);
 	tcase_add_test(t, an_older_root_without_its_data_is_not_adopted);
 	tcase_add_test(t, older_and_foreign_roots_are_never_mixed);
+	tcase_add_test(t, an_older_backup_of_all_paths_is_a_state);
 	tcase_add_test(t, forged_tables_are_refused);
 	tcase_add_test(t, a_file_cut_anywhere_is_refused);
 	tcase_add_test(t, names_are_repaired_from_another_path);

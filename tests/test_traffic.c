@@ -4,8 +4,8 @@
  * parameter: the rows of docs/design.md.
  *
  * The plan of GPT-2 XL has each row to 3 %, and a small model that runs moves what its own plan
- * says, so that the rows are the engine's. tests/cli_traffic.sh (slow) trains a model large enough to
- * have the rows itself.
+ * says, so that the rows are the engine's. tests/cli_traffic.sh (slow) trains a model large enough
+ * to have the rows itself.
  */
 #include <math.h>
 
@@ -83,7 +83,7 @@ END_TEST
  * those of the first are in the step before. */
 START_TEST(a_run_moves_what_its_plan_says)
 {
-	enum { STEPS = 6 };
+	enum { STEPS = 10 };
 	const struct row *row = &rows[_i];
 	const struct tiny t = { .dtype = row->dtype,
 				.moments = row->moments,
