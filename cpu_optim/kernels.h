@@ -98,11 +98,11 @@ static inline uint32_t st_random_of(uint32_t x, uint32_t elem, bool is_v, unsign
  * |x| / 2^e and a constant c, code k stands for the float of the bits (k << 19) + bits(c), minus c:
  *	m: sign and 7 bits, c = 2^-7;	v: 8 bits, c = 2^-15
  * that is 16 codes for each binade of y + c. Rounding adds random bits to those that are dropped,
- *as for bf16: the mean over the random bits is y, everywhere; y + c stays below the last code but
- *one, else the largest element of a block could not grow out of its binade in small steps. A value
- *on the grid stays on it as long as the scale stays, and where that changes, all but the smallest
- *do. v > 0 is stored as code 1 at least. A block with NaN or Inf gets the scale NaN and the codes
- *0, so that all of it becomes NaN; a block of zeros has the scale 0.
+ * as for bf16: the mean over the random bits is y, everywhere; y + c stays below the last code but
+ * one, else the largest element of a block could not grow out of its binade in small steps. A value
+ * on the grid stays on it as long as the scale stays, and where that changes, all but the smallest
+ * do. v > 0 is stored as code 1 at least. A block with NaN or Inf gets the scale NaN and the codes
+ * 0, so that all of it becomes NaN; a block of zeros has the scale 0.
  */
 #define ST_CODE_SHIFT   19
 #define ST_CODE_M_BITS  0x3c000000u /* 2^-7 */

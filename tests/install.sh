@@ -34,6 +34,22 @@ fi
 LD_LIBRARY_PATH=$libdir "$prefix/optim_api" >"$prefix/optim.txt"
 grep -q 'after 200 steps' "$prefix/optim.txt"
 
+# The programs of docs/optimizers.md, as they stand there.
+listing() {
+	awk -v first="    $1" '$0 == first { on = 1 } on && /^[^ ]/ { exit } on { print substr($0, 5) }' \
+		"$root/docs/optimizers.md"
+}
+listing '#include <stdio.h>' >"$prefix/step.c"
+# shellcheck disable=SC2046 # several words, on purpose
+"$cc" -std=c11 -Wall -Wextra -Werror $(pkg-config --cflags strata) "$prefix/step.c" -o "$prefix/step" \
+	$(pkg-config --libs strata) -Wl,-rpath,"$libdir"
+"$prefix/step" | grep -qx 'p = [23]\.[09][0-9]*'
+if python3 -c 'import numpy' 2>/dev/null; then
+	listing 'import ctypes as C, numpy as np' >"$prefix/step.py"
+	echo 'print("%.6f" % p[0])' >>"$prefix/step.py"
+	LD_LIBRARY_PATH=$libdir python3 "$prefix/step.py" | grep -qx -- '-0.001000'
+fi
+
 # Everything that the headers declare is there, and no other symbol.
 grep -hv '^typedef' "$prefix"/include/strata/*.h | grep -ohE '\bstrata_[a-z_]+\(' | tr -d '(' |
 	sort -u >"$prefix/declared"

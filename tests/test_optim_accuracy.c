@@ -8,8 +8,7 @@
  * Where decay enters the gradient, g + wd p may cancel: then |g| + |wd p| stands for g in v and D
  *as well, and for the two roundings more there are 3 ulp of S and 4 of v. PyTorch in float32 rounds
  *as often, in another order: the same bounds, twice where decay or momentum add roundings there.
- *1000 steps: |p
- *- exact| <= 1e-5 |p - p0|, as norms.
+ * 1000 steps, as norms: |p - exact| <= 1e-5 |p - p0|.
  */
 #include "tests/optim_util.h"
 

@@ -12,7 +12,11 @@
  *
  * A range is a run of elements of one tensor, with the caller's buffers. One pass: unscale, clip,
  * update, low-precision parameter, in registers. strata_optim_array_bytes() says how large each
- * buffer is. The trainer uses nothing else.
+ * buffer is; moments and their scales begin as zero bytes. The trainer uses nothing else.
+ *
+ * A C program of 30 lines, and how to compile it: docs/optimizers.md. A small trainer:
+ * examples/optim_api.c. Every function that can fail returns 0 or a negative code, and
+ * strata_last_error() then has one line on what was wrong.
  *
  * Hyper-parameters are double; every derived factor is formed in double and rounded to float once
  * (1 - 0.999f alone is 217 ulp off in v after the first step); powers are taken by repeated
@@ -32,10 +36,10 @@
 extern "C" {
 #endif
 
-#define STRATA_NUMERIC_TILE                                                                        \
-	4096u                     /* elements: leaf of norms; no cut of a tensor falls inside one  \
-				   */
-#define STRATA_MOMENTS_BLOCK 128u /* elements that share a scale, with int8 moments */
+/* Elements: the leaf of norms; no cut of a tensor into ranges falls inside one. */
+#define STRATA_NUMERIC_TILE 4096u
+/* Elements that share a scale, with int8 moments. */
+#define STRATA_MOMENTS_BLOCK 128u
 
 enum strata_optim_kind {
 	STRATA_OPTIM_ADAMW,   /* Loshchilov & Hutter, arXiv:1711.05101 */
@@ -72,8 +76,8 @@ struct strata_optim_format {
 	enum strata_optim_grads grads;
 };
 
-struct strata_optim_cfg { /* of a run */
-	size_t struct_bytes;
+struct strata_optim_cfg {    /* of a run */
+	size_t struct_bytes; /* sizeof(struct strata_optim_cfg); _DEFAULT sets it */
 	enum strata_optim_kind kind;
 	double beta1, beta2;        /* Adam, AdamW, Lion; each in [0, 1) */
 	double eps;                 /* Adam, AdamW, Adagrad: > 0, added to the root */
@@ -179,16 +183,17 @@ STRATA_API STRATA_MUST_CHECK int strata_optim_prepare(struct strata_optim_step *
  * even, and moments of 16 and 8 bits are rounded stochastically: up or down with the probability
  * that makes the mean exact, by random bits that are a function of (cfg.seed, t, range.stream,
  * element, moment) alone (two elements next to each other share a draw, each using one half of it
- * for m and the other for v, in opposite order). The update itself uses m and v before that
- *rounding. A v > 0 never becomes 0 in 8 bits. p = m = v = g = 0 stays 0 (padding). NaN or Inf in g
- *is no error here: it spreads to the element's m, v, p, and with int8 moments, in the next step, to
- *its block. Screen the sums of squares first. docs/optimizers.md explains the formats.
+ * for m and the other for v, in opposite order). The update itself uses m and v unrounded. A
+ * v > 0 never becomes 0 in 8 bits. p = m = v = g = 0 stays 0 (padding). NaN or Inf in g is no error
+ * here: it spreads to the element's m, v, p, and with int8 moments, in the next step, to its block.
+ * Screen the sums of squares first. docs/optimizers.md explains the formats.
  *
- * Tested: all instruction sets bit-equal to the scalar reference, any cut (tests/test_optim.c);
- *that one near long double and PyTorch (tests/test_optim_accuracy.c, which states the bounds, for
- *Adam |dm| <= 2 ulp(|b1 m| + |(1 - b1) g|), |dv| <= 2 ulp(v), |dp| <= 1 ulp(max(|p|, |p'|)) + 4
- *ulp(lr (|b1 m| + |(1 - b1) g|) / (1 - b1^t) / (sqrt(vhat) + eps))); that rounding does no harm
- * (tests/test_optim_quant.c).
+ * Tested: all instruction sets bit-equal to the scalar reference, any cut on any thread
+ * (tests/test_optim.c); that one near long double, also in denormal numbers, and PyTorch
+ * (tests/test_optim_accuracy.c), for Adam with S = |b1 m| + |(1 - b1) g|
+ *	|dm| <= 2 ulp(S)    |dv| <= 2 ulp(v)
+ *	|dp| <= 1 ulp(max(|p|, |p'|)) + 4 ulp(lr S / (1 - b1^t) / (sqrt(vhat) + eps))
+ * and that rounding does no harm (tests/test_optim_quant.c).
  * @return 0; -EINVAL: an array is missing, a range begins inside a block, or an unknown format;
  *         nothing was written
  */
