@@ -144,10 +144,10 @@ value() {
 wait_for() {
 	local i
 
-	for ((i = 0; i < 500; i++)); do
+	for ((i = 0; i < 2500; i++)); do
 		grep -Eq -- "$2" "$1" 2>/dev/null && return
 		kill -0 "$3" 2>/dev/null || break
-		sleep 0.1
+		sleep 0.02
 	done
 	fail "$1 got no line like: $2"
 }

@@ -455,13 +455,15 @@ static void play(const struct tiny *t, const struct scenario *s, uint64_t want, 
 	durable = shared->durable;
 	if (f->was_met && s->losses & 1)
 		lose_power(s->seed);
-	if (f->was_met) {
+	if (f->was_met)
 		fate = child(t, s->again);
-		f->again_was_met = fate == KILLED;
-		if (fate == KILLED && s->losses & 2)
+	if (f->was_met && fate == KILLED) {
+		f->again_was_met = true;
+		reported = shared->reported; /* its own steps, if it came so far */
+		durable = shared->durable;
+		if (s->losses & 2)
 			lose_power(s->seed + 1);
-		if (fate == KILLED)
-			fate = child(t, nowhere);
+		fate = child(t, nowhere);
 	}
 	logs = false;
 	least = reported ? (reported - 1) / every * every : 0;

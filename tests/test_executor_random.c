@@ -16,7 +16,9 @@
 #include "offload/executor.h"
 #include "offload/lanes_sim.h"
 #include "tests/program_defects.h"
+#include "tests/sanitizer.h"
 
+#define SEEDS        (SANITIZER_HAS_MALLOC ? 600u : 3000u)
 #define KIB          ((uint64_t)1024)
 #define STEPS_MAX    6u
 #define VARIANTS_MAX 3u
@@ -685,7 +687,7 @@ static void print_world(const struct world *w)
 /* Every invariant, for every seed. */
 START_TEST(random_programs_keep_every_invariant)
 {
-	uint32_t one = env_number("STRATA_SEED", UINT32_MAX), n = env_number("STRATA_SEEDS", 3000);
+	uint32_t one = env_number("STRATA_SEED", UINT32_MAX), n = env_number("STRATA_SEEDS", SEEDS);
 	uint32_t lo = one == UINT32_MAX ? 1 : one, hi = one == UINT32_MAX ? n : one;
 	uint64_t n_ops = 0, n_early = 0, n_failed = 0, n_cancelled = 0, n_bad = 0;
 
@@ -725,7 +727,7 @@ START_TEST(random_programs_keep_every_invariant)
 	       hi - lo + 1, (unsigned long long)n_ops, (unsigned long long)n_early,
 	       (unsigned long long)n_failed, (unsigned long long)n_cancelled);
 	ck_assert_uint_eq(n_bad, 0);
-	if (hi - lo >= 999) { /* it did try what it is there for */
+	if (hi - lo >= 599) { /* it did try what it is there for */
 		ck_assert_uint_gt(n_early, n_ops / 50);
 		ck_assert_uint_gt(n_failed, (hi - lo) / 20);
 		ck_assert_uint_gt(n_cancelled, (hi - lo) / 50);

@@ -235,7 +235,7 @@ START_TEST(a_killed_process_leaves_a_trace)
 			struct st_trace_event e = slice(0, now - 1, now);
 
 			st_trace_put(t, &e);
-			if (i % 1000 == 0)
+			if (i % 50 == 0)
 				usleep(1000);
 		}
 	}
