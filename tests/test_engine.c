@@ -3,16 +3,17 @@
  * tests/test_engine.c - bit-exactness of the engine, on models that a few steps train in no time.
  *
  * Timeout: 300
- * Four layers, a tensor of two storage tiles, three micro-batches. test_engine_long.c does the same
- * over 20 steps on wider blocks.
+ * Four layers, a tensor of two storage tiles, three micro-batches; three steps, so that the last
+ * one finds what is pending and looks ahead as all later ones do. test_engine_long.c does the same
+ * over 20 steps, on wider blocks as well, and where this takes some of the variations, all of them.
  */
 #include "tests/engine_cases.h"
 
-#define STEPS 4
+#define STEPS 3
 
 START_TEST(one_hash_without_clipping)
 {
-	check_without_clipping(false, STEPS);
+	check_without_clipping(false, STEPS, true);
 }
 END_TEST
 
@@ -26,7 +27,7 @@ START_TEST(one_hash_in_fp32)
 {
 	struct tiny t = { .dtype = ST_F32, .clip = 0.5, .update = ST_UPDATE_DEFERRED };
 
-	check_all(&t, STEPS);
+	check(&t, STEPS, true);
 }
 END_TEST
 
@@ -45,41 +46,12 @@ START_TEST(small_budgets_change_nothing)
 }
 END_TEST
 
-/* The rows of a batch, updated ahead of their table, have the bits that waiting for it gives. */
-static void check_lookahead(enum st_dtype dtype, enum tiny_text text)
-{
-	static const struct tiny ahead[] = {
-		{ .param_home = DEV, .state_home = DEV },
-		{ .param_home = NVME, .state_home = NVME, .n_paths = 2 },
-		{ .param_home = NVME, .state_home = NVME, .spills = true, .commits = true },
-		{ .param_home = NVME, .state_home = HOST, .order = ST_ORDER_HORIZONTAL },
-		{ .param_home = HOST, .state_home = NVME, .spills = true },
-		{ .param_home = NVME, .state_home = NVME, .spare_bytes = 4 << 20, .commits = true },
-	};
-	struct tiny waits = { .waits = true };
-	uint64_t want = 0;
-
-	for (size_t i = 0; i <= ST_ARRAY_LEN(ahead); i++) {
-		struct tiny t = i ? ahead[i - 1] : waits;
-		uint64_t got;
-
-		t.dtype = dtype;
-		t.text = text;
-		t.clip = 0.5;
-		t.update = ST_UPDATE_DEFERRED;
-		got = hash_after(&t, 3);
-		want = i ? want : got;
-		ck_assert_msg(got == want, "%s, text %d, case %zu: %016lx, waiting %016lx",
-			      st_dtype_name(dtype), (int)text, i, got, want);
-	}
-}
-
 START_TEST(looking_ahead_changes_nothing)
 {
-	check_lookahead(ST_BF16, TINY_MIXED);
-	check_lookahead(ST_BF16, TINY_ONE);
-	check_lookahead(ST_BF16, TINY_DISTINCT);
-	check_lookahead(ST_F32, TINY_DISTINCT);
+	check_lookahead(ST_BF16, TINY_MIXED, 3, 0x3f);
+	check_lookahead(ST_BF16, TINY_ONE, 3, 0x22);
+	check_lookahead(ST_BF16, TINY_DISTINCT, 3, 0x24);
+	check_lookahead(ST_F32, TINY_DISTINCT, 3, 0x2);
 }
 END_TEST
 
@@ -140,7 +112,7 @@ END_TEST
 /* A table that the last stage does not use is updated before the loss all the same. */
 START_TEST(one_hash_for_each_format)
 {
-	check(&formats[_i], STEPS, true);
+	check(&formats[_i], STEPS + 1, true); /* of fp16 the first steps overflow */
 }
 END_TEST
 
@@ -301,7 +273,7 @@ int main(void)
 	tcase_set_tags(many, "many"); /* the sanitizers' builds leave them out: .ci/run */
 	tcase_add_test(many, one_hash_without_clipping);
 	tcase_add_test(many, one_hash_in_fp32);
-	tcase_add_loop_test(many, one_hash_for_each_format, 0, 2);
+	tcase_add_loop_test(many, one_hash_for_each_format, 0, 3);
 	tcase_add_test(many, one_hash_with_wide_blocks);
 	suite_add_tcase(s, many);
 	suite_add_tcase(s, t);

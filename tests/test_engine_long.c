@@ -12,7 +12,7 @@
 /* _i: which model */
 START_TEST(one_hash_without_clipping)
 {
-	check_without_clipping(_i, STEPS);
+	check_without_clipping(_i, STEPS, false);
 }
 END_TEST
 
@@ -35,6 +35,15 @@ END_TEST
 START_TEST(one_hash_for_each_format)
 {
 	check_all(&formats[_i], STEPS);
+}
+END_TEST
+
+START_TEST(looking_ahead_changes_nothing)
+{
+	for (int text = TINY_MIXED; text <= TINY_DISTINCT; text++) {
+		check_lookahead(ST_BF16, (enum tiny_text)text, STEPS, UINT_MAX);
+		check_lookahead(ST_F32, (enum tiny_text)text, STEPS, UINT_MAX);
+	}
 }
 END_TEST
 
@@ -92,6 +101,7 @@ int main(void)
 	tcase_add_loop_test(t, one_hash_with_clipping, 0, 2);
 	tcase_add_loop_test(t, one_hash_in_fp32, 0, 2);
 	tcase_add_loop_test(t, one_hash_for_each_format, 0, (int)ST_ARRAY_LEN(formats));
+	tcase_add_test(t, looking_ahead_changes_nothing);
 	tcase_add_loop_test(t, small_budgets_change_nothing, 0, 2);
 	tcase_add_loop_test(t, resumes_bit_exactly, 0, 2);
 	tcase_add_loop_test(t, one_hash_on_a_separate_device, 0, 2);
