@@ -109,13 +109,13 @@ START_TEST(the_first_block_does_not_wait_for_the_table)
 }
 END_TEST
 
-/* A table that the last stage does not use is updated before the loss all the same. */
 START_TEST(one_hash_for_each_format)
 {
 	check(&formats[_i], STEPS + 1, true); /* of fp16 the first steps overflow */
 }
 END_TEST
 
+/* A table that the last stage does not use is updated before the loss all the same. */
 START_TEST(an_untied_table_is_updated_before_the_commit)
 {
 	struct tiny t = { .dtype = ST_BF16, .update = ST_UPDATE_DEFERRED };
