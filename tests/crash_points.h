@@ -503,7 +503,7 @@ static void share(void)
 	for (unsigned p = 0; p < 2; p++) {
 		struct tiny_run *r = &shared->run;
 
-		snprintf(r->dir[p], sizeof(r->dir[p]), "%s/crash-XXXXXX", STRATA_BUILD_DIR);
+		snprintf(r->dir[p], sizeof(r->dir[p]), "%s/crash-XXXXXX", tiny_place());
 		ck_assert_ptr_nonnull(mkdtemp(r->dir[p]));
 		r->paths[p] = r->dir[p];
 	}

@@ -13,6 +13,7 @@
 #include "model/gpt2.h"
 #include "offload/engine.h"
 #include "offload/lanes_real.h"
+#include "tests/place.h"
 #include "tests/separate_device.h"
 
 /* Tokens: many that repeat; one only; no two the same. All name the row that two tiles share. */
@@ -188,11 +189,18 @@ static inline void tiny_engine(struct tiny_run *r, const struct tiny *t, const c
 	CK(tiny_try_engine(r, t, resume));
 }
 
+static bool tiny_in_memory; /* the stores */
+
+static inline const char *tiny_place(void)
+{
+	return tiny_in_memory ? place_in_memory(STRATA_BUILD_DIR) : STRATA_BUILD_DIR;
+}
+
 static inline void tiny_open(struct tiny_run *r, const struct tiny *t)
 {
 	memset(r, 0, sizeof(*r));
 	for (unsigned i = 0; i < 2; i++) {
-		snprintf(r->dir[i], sizeof(r->dir[i]), "%s/tiny-XXXXXX", STRATA_BUILD_DIR);
+		snprintf(r->dir[i], sizeof(r->dir[i]), "%s/tiny-XXXXXX", tiny_place());
 		ck_assert_ptr_nonnull(mkdtemp(r->dir[i]));
 		r->paths[i] = r->dir[i];
 	}

@@ -24,6 +24,7 @@
 #include "core/log.h"
 #include "nvme/store.h"
 #include "nvme/store_priv.h"
+#include "tests/place.h"
 
 #define N_EXTENTS 9u
 #define MAX_BYTES ((size_t)3 << 20)
@@ -69,11 +70,16 @@ static inline unsigned count_entries(const char *path)
 	return n - 2;
 }
 
+static bool store_in_memory;
+
 static inline void setup(void)
 {
 	struct st_aio_cfg cfg = ST_AIO_CFG_DEFAULT;
 
-	snprintf(base, sizeof(base), "test_store.%d.tmp", (int)getpid());
+	const char *place = store_in_memory ? place_in_memory("") : "";
+
+	snprintf(base, sizeof(base), "%s%stest_store.%d.tmp", place, *place ? "/" : "",
+		 (int)getpid());
 	ck_assert_int_eq(mkdir(base, 0755), 0);
 	for (int p = 0; p < 3; p++) {
 		snprintf(dirs[p], sizeof(dirs[p]), "%s/nvme%d", base, p);

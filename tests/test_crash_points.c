@@ -19,6 +19,13 @@ static const struct tiny deferred = { .dtype = ST_BF16,
 				      .n_mb = 1,
 				      .backend = "threads" };
 
+static void share_in_memory(void)
+{
+	tiny_in_memory = true;
+	share();
+	tiny_in_memory = false;
+}
+
 static void begin(void)
 {
 	steps = STEPS;
@@ -167,7 +174,7 @@ END_TEST
 int main(void)
 {
 	Suite *s = suite_create("crash_points");
-	TCase *t = tcase_create("crash_points");
+	TCase *t = tcase_create("on the disk"), *m = tcase_create("in memory");
 	SRunner *r;
 	int failed;
 
@@ -175,13 +182,17 @@ int main(void)
 	tcase_add_unchecked_fixture(t, share, unshare_all);
 	tcase_add_checked_fixture(t, begin, end_child);
 	tcase_add_test(t, in_a_commit);
-	tcase_add_test(t, in_recovery);
-	tcase_add_test(t, in_the_making);
-	tcase_add_test(t, in_the_commit_of_several_steps);
-	tcase_add_test(t, in_the_commit_of_a_skipped_step);
-	tcase_add_test(t, with_the_power_lost);
-	tcase_add_test(t, lying_flushes_are_seen);
+	tcase_set_timeout(m, 60);
+	tcase_add_unchecked_fixture(m, share_in_memory, unshare_all);
+	tcase_add_checked_fixture(m, begin, end_child);
+	tcase_add_test(m, in_recovery);
+	tcase_add_test(m, in_the_making);
+	tcase_add_test(m, in_the_commit_of_several_steps);
+	tcase_add_test(m, in_the_commit_of_a_skipped_step);
+	tcase_add_test(m, with_the_power_lost);
+	tcase_add_test(m, lying_flushes_are_seen);
 	suite_add_tcase(s, t);
+	suite_add_tcase(s, m);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -11,14 +11,21 @@
 
 #define STEPS 3
 
+static void in_memory(void)
+{
+	tiny_in_memory = true;
+}
+
 START_TEST(one_hash_without_clipping)
 {
 	check_without_clipping(false, STEPS, true);
 }
 END_TEST
 
+/* All variations on the disk. */
 START_TEST(one_hash_with_clipping)
 {
+	tiny_in_memory = false;
 	check_with_clipping(false, STEPS);
 }
 END_TEST
@@ -261,6 +268,8 @@ int main(void)
 	SRunner *r;
 	int failed;
 
+	tcase_add_checked_fixture(t, in_memory, NULL);
+	tcase_add_checked_fixture(many, in_memory, NULL);
 	tcase_add_test(t, programs_verify);
 	tcase_add_test(t, too_small_a_budget_names_the_smallest);
 	tcase_add_test(t, one_hash_with_clipping);

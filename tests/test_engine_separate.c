@@ -9,6 +9,11 @@
 
 #define STEPS 3
 
+static void in_memory(void)
+{
+	tiny_in_memory = true;
+}
+
 START_TEST(programs_verify)
 {
 	static const enum st_home homes[][2] = { { DEV, DEV },   { HOST, HOST }, { NVME, NVME },
@@ -83,6 +88,7 @@ START_TEST(resumes_bit_exactly)
 			  .commits = true,
 			  .is_separate = true };
 
+	tiny_in_memory = false;
 	check_resume(t, 5);
 	t = (struct tiny){ .dtype = ST_BF16, .clip = 0.5, .update = ST_UPDATE_DEFERRED };
 	t.is_separate = true;
@@ -145,6 +151,8 @@ int main(void)
 	SRunner *r;
 	int failed;
 
+	tcase_add_checked_fixture(t, in_memory, NULL);
+	tcase_add_checked_fixture(many, in_memory, NULL);
 	tcase_add_test(t, programs_verify);
 	tcase_add_test(t, a_plan_for_another_device_is_refused);
 	tcase_add_test(t, one_hash_without_clipping);

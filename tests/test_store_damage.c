@@ -517,6 +517,7 @@ int main(void)
 	SRunner *r;
 	int failed;
 
+	store_in_memory = true;
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, 60);
 	tcase_add_test(t, swapped_and_stale_extents_are_noticed);

@@ -186,6 +186,7 @@ int main(void)
 	SRunner *r;
 	int failed;
 
+	store_in_memory = true;
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, what_a_hanging_drive_has_is_kept, 0, (int)ST_ARRAY_LEN(calls));

@@ -426,6 +426,7 @@ START_TEST(an_engine_shows_each_operation)
 	json_t *a;
 
 	CK(st_trace_open(&t.trace, path, "test"));
+	tiny_in_memory = true;
 	tiny_open(&r, &t);
 	for (uint64_t s = 1; s <= 3; s++) {
 		const struct st_step_lanes *l = &out.lanes;

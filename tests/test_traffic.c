@@ -120,6 +120,7 @@ int main(void)
 	SRunner *r;
 	int failed;
 
+	tiny_in_memory = true;
 	tcase_set_timeout(t, 60);
 	tcase_add_loop_test(t, xl_moves_what_the_rows_say, 0, (int)ST_ARRAY_LEN(rows));
 	tcase_add_loop_test(t, a_run_moves_what_its_plan_says, 0, (int)ST_ARRAY_LEN(rows));
