@@ -134,6 +134,7 @@ static struct st_matmul linear(const struct gpt2 *g, enum form form, size_t rows
 		mm.m = rows;
 		mm.k = in;
 		mm.n = out;
+		mm.bias = g; /* it has one: product() says which */
 		break;
 	case FORM_WEIGHT:
 		mm.m = in;
