@@ -14,34 +14,43 @@ static bool is_dtype(enum st_dtype t)
 	return (unsigned)t < ST_DTYPE_COUNT;
 }
 
-/* The device that a type means here. */
-static int choose_ops(const struct st_device_ops **out, const struct st_device_cfg *cfg)
+static int open_with(struct st_device **out, const struct st_device_ops *ops,
+		     const struct st_device_cfg *cfg)
 {
-	bool is_auto = !strcmp(cfg->type, "auto");
 	int rc;
 
-	if (!strcmp(cfg->type, "host") || (is_auto && cfg->is_copy_free)) {
-		*out = &st_host_ops;
-		return 0;
+	if (ops->api_version != ST_DEVICE_API_VERSION)
+		return st_fail(STRATA_E_UNSUPPORTED,
+			       "device \"%s\": interface version %u, this program needs %u; "
+			       "rebuild both together.",
+			       ops->type, ops->api_version, ST_DEVICE_API_VERSION);
+	rc = ops->open(out, cfg);
+	if (!rc)
+		(*out)->caps.type = ops->type;
+	return rc;
+}
+
+/* A GPU that cannot be used is no failure, for the processor can do what was asked. */
+static int open_auto(struct st_device **out, const struct st_device_cfg *cfg)
+{
+	const struct st_device_ops *ops;
+
+	if (st_plugin_cuda(&ops))
+		return open_with(out, &st_host_ops, cfg);
+	if (open_with(out, ops, cfg)) {
+		st_log(ST_LOG_WARN,
+		       "device \"auto\": the processor, for the GPU cannot be used: %s",
+		       st_last_error());
+		return open_with(out, &st_host_ops, cfg);
 	}
-	if (!is_auto && strcmp(cfg->type, "cuda"))
-		return st_fail(-EINVAL,
-			       "device \"%s\": unknown type; use \"auto\", \"host\" or \"cuda\".",
-			       cfg->type);
-	rc = st_plugin_cuda(out);
-	if (rc && is_auto) {
-		*out = &st_host_ops;
-		return 0;
-	}
-	return rc ? st_fail(rc, "device \"cuda\": %s; use \"host\" or \"auto\".",
-			    st_plugin_cuda_line())
-		  : 0;
+	st_log(ST_LOG_INFO, "device \"auto\": %s; with \"host\" the processor would compute",
+	       (*out)->caps.name);
+	return 0;
 }
 
 int st_device_open(struct st_device **out, const struct st_device_cfg *cfg)
 {
 	const struct st_device_ops *ops;
-	int rc;
 
 	if (!out || !cfg || !cfg->type)
 		return st_fail(-EINVAL, "device: open needs a place for the result and a type.");
@@ -52,15 +61,19 @@ int st_device_open(struct st_device **out, const struct st_device_cfg *cfg)
 	if (cfg->threads > MAX_THREADS)
 		return st_fail(-EINVAL, "device: %u threads; give at most %u, or 0 for all cores.",
 			       cfg->threads, MAX_THREADS);
-	rc = choose_ops(&ops, cfg);
-	if (rc)
-		return rc;
-	if (ops->api_version != ST_DEVICE_API_VERSION)
+	if (!strcmp(cfg->type, "auto"))
+		return open_auto(out, cfg);
+	if (!strcmp(cfg->type, "host"))
+		return open_with(out, &st_host_ops, cfg);
+	if (strcmp(cfg->type, "cuda"))
+		return st_fail(-EINVAL,
+			       "device \"%s\": unknown type; use \"auto\", \"host\" or \"cuda\".",
+			       cfg->type);
+	if (st_plugin_cuda(&ops))
 		return st_fail(STRATA_E_UNSUPPORTED,
-			       "device \"%s\": interface version %u, this program needs %u; "
-			       "rebuild both together.",
-			       ops->type, ops->api_version, ST_DEVICE_API_VERSION);
-	return ops->open(out, cfg);
+			       "device \"cuda\": %s; use \"host\" or \"auto\".",
+			       st_plugin_cuda_line());
+	return open_with(out, ops, cfg);
 }
 
 void st_device_close(struct st_device *dev)

@@ -44,19 +44,22 @@ struct st_device;
 struct st_event;
 
 struct st_device_cfg {
-	const char *type;    /* "host", "cuda"; "auto": cuda where there is a GPU, else host */
+	const char *type; /* "host", "cuda"; "auto": cuda where a GPU can be used, else host; says
+			     which in the log if there is a GPU */
 	enum st_dtype dtype; /* compute dtype of activations and parameters */
 	unsigned threads;    /* host: OpenMP team; 0 = all cores this process may use */
-	bool is_copy_free;   /* the caller copies nothing: "auto" stays with host_visible devices */
 };
 
 struct st_device_caps {
+	const char *type;     /* "host", "cuda": what "auto" chose */
 	const char *name;     /* "host (AVX2, 2 threads, oneDNN 2.6.3)" */
 	bool host_visible;    /* host memory and device memory are one: no copies, NVMe reads land
 				 directly */
 	bool has_native_bf16; /* bf16 products run on bf16 units; else, as fp16 always, they are
 				 widened to fp32 */
 	unsigned threads;
+	uint64_t memory_bytes; /* an arena can have so many, when it was opened; 0: it is the host's
+				*/
 };
 
 ST_MUST_CHECK int st_device_open(struct st_device **out, const struct st_device_cfg *cfg);

@@ -35,7 +35,7 @@ struct st_device_ops {
 	size_t (*choices)(const struct st_device *dev, char *text, size_t bytes);
 	int (*choose)(struct st_device *dev, const char *text);
 
-	/* All required. arena is called once. */
+	/* All required. arena is called once, and again after each release. */
 	int (*arena)(struct st_device *dev, size_t bytes, void **base);
 	int (*register_host)(struct st_device *dev, void *host, size_t bytes);
 	/* Optional, NULL = arena and registered memory stay until close. */

@@ -27,10 +27,11 @@ ST_MUST_CHECK int st_output_lock(int *fd, const char *dir, bool creates);
 
 #define ST_OUTPUT_RUN     "run.json"
 #define ST_OUTPUT_REMOVED "run.json.removed" /* what it becomes while the state is removed */
+#define ST_OUTPUT_DEVICE  "device.txt"       /* what its device chose: st_device_choices() */
 
 /**
- * st_output_read_run() - the text of DIR/NAME, which names the store.
- * @param name  in, ST_OUTPUT_RUN or ST_OUTPUT_REMOVED
+ * st_output_read_run() - the text of DIR/NAME, which names the store, or is the device's.
+ * @param name  in, one of these three
  * @param out   out [ST_RUN_JSON_BYTES]
  * @return 0; STRATA_E_INPUT (missing, no file, too large); -errno
  */

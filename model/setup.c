@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "gpu/cuda/formats.h"
 #include "model/hf.h"
+#include "model/output.h"
 #include "offload/search.h"
 
 #define EVAL_MB_MAX 4u /* micro-batches that share one reading of the parameters */
@@ -84,7 +85,27 @@ static int resolve_model(struct st_setup *s)
 	return 0;
 }
 
-static int open_model(struct st_setup *s)
+/* A run goes on with the algorithms that it began with. */
+static int give_choices_back(struct st_setup *s)
+{
+	char path[4096], *text;
+	int rc = st_output_path(path, sizeof(path), s->cfg->output, ST_OUTPUT_DEVICE);
+
+	/* Another device chooses nothing; that it is another one is said when the state is opened.
+	 */
+	if (rc || access(path, F_OK) || st_device_caps(s->device)->host_visible)
+		return rc;
+	text = calloc(1, ST_RUN_JSON_BYTES);
+	if (!text)
+		return st_fail(-ENOMEM, "%s", path);
+	rc = st_output_read_run(s->cfg->output, ST_OUTPUT_DEVICE, text);
+	if (!rc)
+		rc = st_device_choose(s->device, text);
+	free(text);
+	return rc;
+}
+
+static int open_model(struct st_setup *s, bool resumes)
 {
 	const struct st_config *c = s->cfg;
 	const struct st_device_cfg dev = {
@@ -93,7 +114,6 @@ static int open_model(struct st_setup *s)
 						      : "auto",
 		.dtype = c->dtype,
 		.threads = (unsigned)c->threads,
-		.is_copy_free = true,
 	};
 	size_t seq = c->data.seq_len ? c->data.seq_len : s->gpt2.n_positions;
 	int rc;
@@ -105,8 +125,16 @@ static int open_model(struct st_setup *s)
 	rc = st_device_open(&s->device, &dev);
 	if (rc)
 		return rc;
-	/* "All" is a number now: the state is tied to it, so a resume has to see it. */
+	s->chose_device = c->device == ST_DEVICE_AUTO;
+	/* "All" is a number now, and "auto" a device: the state is tied to them, so a resume has to
+	 * see them. */
 	s->cfg->threads = st_device_caps(s->device)->threads;
+	s->cfg->device =
+		strcmp(st_device_caps(s->device)->type, "cuda") ? ST_DEVICE_HOST : ST_DEVICE_CUDA;
+	if (resumes)
+		rc = give_choices_back(s);
+	if (rc)
+		return rc;
 	return st_gpt2_create(&s->model, &s->gpt2, c->micro_batch, seq, s->device, c->dtype);
 }
 
@@ -202,6 +230,8 @@ uint64_t st_setup_budget(const struct st_setup *s, enum st_arena_id arena)
 		memory = (uint64_t)(arena == ST_ARENA_DEVICE
 					    ? hw->device_memory_bytes
 					    : hw->host_memory_bytes / hw->ranks_per_node);
+	else if (arena == ST_ARENA_DEVICE)
+		memory = st_device_caps(s->device)->memory_bytes;
 	return asked && (!memory || asked < memory) ? asked : memory;
 }
 
@@ -357,7 +387,7 @@ int st_setup_model(struct st_setup *s, const char *config_path, const struct str
 	if (!rc)
 		rc = resolve_model(s);
 	if (!rc)
-		rc = open_model(s);
+		rc = open_model(s, opt->resume);
 	if (!rc && needs_data)
 		rc = open_data(s);
 	if (!rc)
@@ -445,6 +475,45 @@ static int search_with_kept_rates(struct st_setup *s)
 	return st_setup_search(s, &hw);
 }
 
+/* The GPU that "auto" chose has not the memory, whatever the budgets. */
+static bool is_gpu_too_small(struct st_setup *s)
+{
+	uint64_t memory = st_device_caps(s->device)->memory_bytes;
+	struct st_error why;
+	bool is_too_small = false;
+
+	st_error_save(&why);
+	if (s->chose_device && memory && !st_setup_plan(s, false))
+		is_too_small = s->plan->min_bytes[ST_ARENA_DEVICE] > memory;
+	(void)st_error_raise(&why);
+	return is_too_small;
+}
+
+/* All of it again, with the processor for the GPU. */
+static int set_up_on_host(struct st_setup *s, const char *config_path,
+			  const struct strata_options *opt, bool needs_data)
+{
+	struct strata_options on_host = STRATA_OPTIONS_DEFAULT;
+	const char **sets;
+	int rc;
+
+	st_log(ST_LOG_WARN, "device \"auto\": the processor, for the GPU's memory is too small: %s",
+	       st_last_error());
+	st_setup_close(s);
+	if (opt)
+		on_host = *opt;
+	sets = calloc(on_host.n_sets + 1, sizeof(*sets));
+	if (!sets)
+		return st_fail(-ENOMEM, "configuration %s", config_path);
+	for (size_t i = 0; i < on_host.n_sets; i++)
+		sets[i] = on_host.sets[i];
+	sets[on_host.n_sets++] = "strata.device.type=host";
+	on_host.sets = sets;
+	rc = st_setup_model(s, config_path, &on_host, needs_data);
+	free(sets);
+	return rc ? rc : st_setup_plan(s, true);
+}
+
 int st_setup_open(struct st_setup *s, const char *config_path, const struct strata_options *opt,
 		  bool needs_data)
 {
@@ -453,6 +522,8 @@ int st_setup_open(struct st_setup *s, const char *config_path, const struct stra
 	if (rc)
 		return rc;
 	rc = st_setup_plan(s, true);
+	if (rc == STRATA_E_NO_FIT && is_gpu_too_small(s))
+		rc = set_up_on_host(s, config_path, opt, needs_data);
 	if (!rc)
 		rc = search_with_kept_rates(s);
 	if (!rc && opt)

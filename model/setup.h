@@ -29,6 +29,7 @@ struct st_setup {
 	struct st_data *data;            /* NULL: the caller brings batches */
 	unsigned n_eval_mb, n_eval_runs; /* an evaluation is so many micro-batches, so many times */
 	uint64_t numeric_plan, data_id;
+	bool chose_device; /* the configuration left it open */
 	const char *const
 		*store_paths; /* [n_store_paths]; the output directory if nothing is on nvme */
 	size_t n_store_paths;

@@ -81,7 +81,7 @@ static int make_dirs(struct strata_trainer *t, const char *dir)
 
 /* What a run writes, run.json apart. */
 static const char *const products[] = { "model.safetensors", "config.json", "log.jsonl",
-					"strata.json" };
+					"strata.json", ST_OUTPUT_DEVICE };
 
 /* Nobody's file is written over: it may be the very configuration or text of this run. */
 static int refuse_to_replace(const char *dir)
@@ -402,11 +402,30 @@ static int fill(void *user, const struct st_tensor_desc *d, size_t first, size_t
 
 /* ---- open and close ------------------------------------------------------------------------ */
 
+/* What the device chose, so that the run is resumed with it. */
+static int write_choices(const struct strata_trainer *t)
+{
+	size_t n = st_device_choices(t->setup.device, NULL, 0);
+	char *text;
+	int rc;
+
+	if (!n)
+		return 0;
+	text = calloc(1, n + 1);
+	if (!text)
+		return st_fail(-ENOMEM, "%s", ST_OUTPUT_DEVICE);
+	(void)st_device_choices(t->setup.device, text, n + 1);
+	rc = write_text(t, ST_OUTPUT_DEVICE, text);
+	free(text);
+	return rc;
+}
+
 static int write_run_json(void *user)
 {
 	const struct strata_trainer *t = user;
+	int rc = write_choices(t);
 
-	return write_text(t, "run.json", t->run_json);
+	return rc ? rc : write_text(t, "run.json", t->run_json);
 }
 
 static int start_engine(struct strata_trainer *t, bool resumes)

@@ -121,9 +121,9 @@ struct st_lanes_real {
 	struct worker optimizer;           /* beside a device */
 	struct worker behind[ST_STREAM_N]; /* what it has been given */
 	struct stream stream[ST_STREAM_N]; /* in the order of enum st_stream */
-	atomic_bool is_device_broken;      /* what it is still given does not count */
-	pthread_mutex_t lock;              /* what follows is shared with the workers */
-	uint32_t n_lane_ops[ST_LANE_N];    /* submitted to a worker and not collected */
+	atomic_bool has_failed;         /* a job: what the device is still given does not count */
+	pthread_mutex_t lock;           /* what follows is shared with the workers */
+	uint32_t n_lane_ops[ST_LANE_N]; /* submitted to a worker and not collected */
 	struct job finished[WORKER_OPS];
 	uint32_t n_finished;
 	struct st_lanes_stats stats;
@@ -185,7 +185,7 @@ static void finish_job(struct st_lanes_real *r, const struct job *j, int64_t sin
 	ST_ASSERT(r->n_finished < WORKER_OPS);
 	r->finished[r->n_finished++] = *j;
 	if (j->rc) /* what is cancelled because of it comes behind it */
-		atomic_store(&r->is_device_broken, true);
+		atomic_store(&r->has_failed, true);
 	r->stats.lane_ns[lane_of(j)] += end_ns - since_ns;
 	r->stats.kind_ns[j->p->ops[j->op].kind] += end_ns - since_ns;
 	st_aio_wake(r->cfg.queue);
@@ -296,7 +296,7 @@ static int give_to_device(struct st_lanes_real *r, struct job *j)
 static void run_on_device(struct worker *w, struct job *j)
 {
 	struct st_lanes_real *r = w->r;
-	int rc = atomic_load(&r->is_device_broken) ? STRATA_E_CANCELLED : give_to_device(r, j);
+	int rc = atomic_load(&r->has_failed) ? STRATA_E_CANCELLED : give_to_device(r, j);
 
 	if (rc) {
 		fail_job(j, rc);
@@ -313,7 +313,7 @@ static void await_device(struct worker *w, struct job *j)
 
 	if (rc < 0) {
 		fail_job(j, rc);
-	} else if (atomic_load(&r->is_device_broken)) {
+	} else if (atomic_load(&r->has_failed)) {
 		fail_job(j, STRATA_E_CANCELLED); /* what it depends on may have failed */
 	}
 	finish_job(r, j, j->begin_ns > w->free_ns ? j->begin_ns : w->free_ns);

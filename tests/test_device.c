@@ -193,12 +193,10 @@ START_TEST(open_refuses_with_a_reason)
 		int rc;
 		const char *says;
 	} bad[] = {
-		{ { "tpu", ST_F32, 1, false }, -EINVAL, "unknown type" },
-		{ { NULL, ST_F32, 1, false }, -EINVAL, "type" },
-		{ { "host", (enum st_dtype)ST_DTYPE_COUNT, 1, false },
-		  STRATA_E_UNSUPPORTED,
-		  "dtype" },
-		{ { "host", ST_F32, 1u << 20, false }, -EINVAL, "threads" },
+		{ { "tpu", ST_F32, 1 }, -EINVAL, "unknown type" },
+		{ { NULL, ST_F32, 1 }, -EINVAL, "type" },
+		{ { "host", (enum st_dtype)ST_DTYPE_COUNT, 1 }, STRATA_E_UNSUPPORTED, "dtype" },
+		{ { "host", ST_F32, 1u << 20 }, -EINVAL, "threads" },
 	};
 	struct st_device *dev = NULL;
 
@@ -301,10 +299,10 @@ START_TEST(cuda_is_there_or_says_why)
 	}
 	ck_assert_ptr_null(strchr(st_plugin_cuda_line(), '\n'));
 	ck_assert_uint_gt(strlen(st_plugin_cuda_line()), 5);
-	cfg.type = "auto"; /* a caller that copies nothing can use it wherever it runs */
-	cfg.is_copy_free = true;
+	cfg.type = "auto"; /* there always is one */
 	ck_assert_int_eq(st_device_open(&dev, &cfg), 0);
-	ck_assert(st_device_caps(dev)->host_visible);
+	ck_assert_str_eq(st_device_caps(dev)->type, ops ? "cuda" : "host");
+	ck_assert(st_device_caps(dev)->host_visible == !ops);
 	device_end(dev);
 
 	ck_assert_ptr_null(st_plugin_load("/nonexistent/strata-cuda.so", line));

@@ -134,7 +134,7 @@ START_TEST(a_plan_for_another_device_is_refused)
 	tiny_plan(&r, &t);
 	r.paths[0] = STRATA_BUILD_DIR;
 	dev = r.dev;
-	CK(st_device_open(&r.dev, &(struct st_device_cfg){ "host", ST_BF16, 2, false }));
+	CK(st_device_open(&r.dev, &(struct st_device_cfg){ "host", ST_BF16, 2 }));
 	ck_assert_int_eq(tiny_try_engine(&r, &t, NULL), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(st_last_error(), "another kind of device"));
 	st_device_close(r.dev);

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #define OLDEST_SM 80
+#define KEEP_FREE 32 /* such a part of the GPU's free memory is none of an arena's */
 /* Raise when a change of the CUDA kernels changes bits. */
 #define NUMERIC_VERSION 1
 
@@ -44,6 +45,7 @@ static const char *hint_of(cudaError_t rc)
 	case cudaErrorInvalidValue:
 	case cudaErrorInvalidConfiguration:
 	case cudaErrorInvalidResourceHandle:
+	case cudaErrorLaunchOutOfResources:
 		return "a fault of Strata: please report it, with what compute-sanitizer says";
 	case cudaErrorHostMemoryAlreadyRegistered:
 	case cudaErrorHostMemoryNotRegistered:
@@ -145,7 +147,7 @@ static uint64_t fnv1a(const char *s)
 }
 
 static void describe(struct st_cuda *c, const struct st_device_cfg *cfg,
-		     const struct cudaDeviceProp *prop)
+		     const struct cudaDeviceProp *prop, size_t memory_bytes)
 {
 	char text[512];
 
@@ -158,6 +160,7 @@ static void describe(struct st_cuda *c, const struct st_device_cfg *cfg,
 	c->dev.caps.host_visible = false;
 	c->dev.caps.has_native_bf16 = true;
 	c->dev.caps.threads = cfg->threads ? cfg->threads : host_threads();
+	c->dev.caps.memory_bytes = memory_bytes;
 	/* What algorithms were chosen is not in it: that is what st_device_choices() is for. */
 	snprintf(text, sizeof(text), "cuda %d %.255s sm_%d x %d %s cuBLASLt %zu runtime %d",
 		 NUMERIC_VERSION, prop->name, c->sm, prop->multiProcessorCount,
@@ -165,13 +168,14 @@ static void describe(struct st_cuda *c, const struct st_device_cfg *cfg,
 	c->dev.numeric_id = fnv1a(text);
 }
 
-/* A failure while closing changes nothing; the log tells the first. */
-static void ignore(int rc)
+/* A failure while something is given back changes nothing; the log tells it. */
+static void ignore(int rc, const char *doing)
 {
 	if (rc)
-		st_log(ST_LOG_WARN, "%s",
-		       "closing the CUDA device: a call failed; the process "
-		       "gives everything back when it ends");
+		st_log(ST_LOG_WARN,
+		       "%s the CUDA device: a call failed, and what it was about comes back when "
+		       "the process ends: %s",
+		       doing, st_last_error());
 }
 
 /* For a clean-up that may fail as well: what the caller will hear is the first failure. */
@@ -180,35 +184,61 @@ static void keep_error(struct st_error *e)
 	snprintf(e->text, sizeof(e->text), "%s", st_last_error());
 }
 
+/* Keep the first of two results, of calls that are all made. */
+static int first_of(int rc, int later)
+{
+	return rc ? rc : later;
+}
+
+/* All that was issued is over, or can be no more: what a call could still use may go. */
+static int drain(struct st_cuda *c, const char *why)
+{
+	int rc = 0;
+
+	for (int i = 0; i < ST_STREAM_N; i++)
+		if (c->stream[i])
+			rc = first_of(rc,
+				      ST_CUDA_TRY(cudaStreamSynchronize(c->stream[i]), "%s", why));
+	return rc;
+}
+
+/* What could not be given back is given up: nothing of it is used or given back again. */
+static int give_back(struct st_cuda *c, const char *why)
+{
+	int rc = drain(c, why);
+
+	for (unsigned i = 0; i < c->n_hosts; i++)
+		rc = first_of(rc,
+			      ST_CUDA_TRY(cudaHostUnregister((void *)c->hosts[i].base), "%s", why));
+	c->n_hosts = 0;
+	if (c->arena)
+		rc = first_of(rc, ST_CUDA_TRY(cudaFree((void *)c->arena), "%s", why));
+	c->arena = 0;
+	c->arena_bytes = 0;
+	c->bad_device = NULL;
+	return rc;
+}
+
+static void cuda_release(struct st_device *dev)
+{
+	struct st_cuda *c = st_cuda(dev);
+
+	ignore(give_back(c, "release"), "releasing what a run had of");
+	*c->bad = 0; /* a token that was refused was that run's */
+}
+
 static void cuda_close(struct st_device *dev)
 {
 	struct st_cuda *c = st_cuda(dev);
-	int rc = 0, failed;
+	int rc = give_back(c, "close");
 
-	for (int i = 0; i < ST_STREAM_N; i++)
-		if (c->stream[i]) {
-			failed = ST_CUDA_TRY(cudaStreamSynchronize(c->stream[i]), "close");
-			rc = rc ? rc : failed;
-		}
-	for (unsigned i = 0; i < c->n_hosts; i++) {
-		failed = ST_CUDA_TRY(cudaHostUnregister((void *)c->hosts[i].base), "close");
-		rc = rc ? rc : failed;
-	}
 	st_lt_close(c->lt);
-	if (c->arena) {
-		failed = ST_CUDA_TRY(cudaFree((void *)c->arena), "close");
-		rc = rc ? rc : failed;
-	}
-	if (c->bad) {
-		failed = ST_CUDA_TRY(cudaFreeHost(c->bad), "close");
-		rc = rc ? rc : failed;
-	}
+	if (c->bad)
+		rc = first_of(rc, ST_CUDA_TRY(cudaFreeHost(c->bad), "close"));
 	for (int i = 0; i < ST_STREAM_N; i++)
-		if (c->stream[i]) {
-			failed = ST_CUDA_TRY(cudaStreamDestroy(c->stream[i]), "close");
-			rc = rc ? rc : failed;
-		}
-	ignore(rc);
+		if (c->stream[i])
+			rc = first_of(rc, ST_CUDA_TRY(cudaStreamDestroy(c->stream[i]), "close"));
+	ignore(rc, "closing");
 	free(c);
 }
 
@@ -233,6 +263,7 @@ static int cuda_open(struct st_device **out, const struct st_device_cfg *cfg)
 	struct st_cuda *c = (struct st_cuda *)calloc(1, sizeof(*c));
 	struct cudaDeviceProp prop;
 	struct st_error e;
+	size_t free_bytes = 0, total_bytes = 0;
 	char line[ST_PLUGIN_LINE];
 	int rc;
 
@@ -247,12 +278,15 @@ static int cuda_open(struct st_device **out, const struct st_device_cfg *cfg)
 	rc = open_streams(c);
 	if (!rc)
 		rc = st_lt_open(&c->lt, cfg->dtype, prop.major * 10 + prop.minor);
+	if (!rc)
+		rc = ST_CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes), "open: memory");
 	if (rc) {
 		keep_error(&e);
 		cuda_close(&c->dev);
 		return st_fail(rc, "%s", e.text);
 	}
-	describe(c, cfg, &prop);
+	/* Code is loaded, and its stacks made, when a kernel is launched first. */
+	describe(c, cfg, &prop, free_bytes - free_bytes / KEEP_FREE);
 	*out = &c->dev;
 	return 0;
 }
@@ -285,7 +319,7 @@ static int cuda_arena(struct st_device *dev, size_t bytes, void **base)
 		"arena");
 	if (rc) {
 		keep_error(&e);
-		ignore(ST_CUDA_TRY(cudaFree(p), "arena"));
+		ignore(ST_CUDA_TRY(cudaFree(p), "arena"), "giving memory back to");
 		return st_fail(rc, "%s", e.text);
 	}
 	c->arena = (uintptr_t)p;
@@ -420,7 +454,7 @@ static int cuda_event_create(struct st_device *dev, struct st_event **out)
 
 static void cuda_event_destroy(struct st_event *ev)
 {
-	ignore(ST_CUDA_TRY(cudaEventDestroy(event(ev)->handle), "event"));
+	ignore(ST_CUDA_TRY(cudaEventDestroy(event(ev)->handle), "event"), "destroying an event of");
 	free(event(ev));
 }
 
@@ -470,6 +504,7 @@ static const struct st_device_ops make_ops(void)
 	ops.choose = st_cuda_choose;
 	ops.arena = cuda_arena;
 	ops.register_host = cuda_register;
+	ops.release = cuda_release;
 	ops.copy = cuda_copy;
 	ops.event_create = cuda_event_create;
 	ops.event_destroy = cuda_event_destroy;

@@ -22,7 +22,7 @@ struct Rig {
 	/* @return 0, or the first failure; what was opened then is closed again by shut() */
 	int open(enum st_dtype dtype, size_t arena_bytes)
 	{
-		struct st_device_cfg cfg = { "cuda", dtype, 1, false };
+		struct st_device_cfg cfg = { "cuda", dtype, 1 };
 		int rc = st_cuda_ops.open(&dev, &cfg);
 
 		bytes = arena_bytes;
