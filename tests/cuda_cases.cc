@@ -177,7 +177,7 @@ struct operand {
 		}
 		return wrong;
 	}
-	/* The same bits as `host`, which whoever calls has computed. */
+	/* The same bits as `host`, which whoever calls has computed; of a NaN any. */
 	size_t check_bits(const char *what, std::string *why) const
 	{
 		std::vector<char> got;
@@ -186,12 +186,23 @@ struct operand {
 
 		if (!dev.get(&got, what, why))
 			return n;
-		for (size_t i = 0; i < n; i++)
-			if (memcmp(&got[i * each], &host[i * each], each) && wrong++ == 0)
-				*why = text("%s[%zu] = %.9g, not the CPU's bits: %.9g", what, i,
-					    (double)st_elem_f32(dt, got.data(), i),
-					    (double)st_elem_f32(dt, host.data(), i));
+		for (size_t i = 0; i < n; i++) {
+			if (memcmp(&got[i * each], &host[i * each], each) == 0)
+				continue;
+			const double a = st_elem_f32(dt, got.data(), i);
+			const double r = st_elem_f32(dt, host.data(), i);
+
+			if ((!is_odd || a == a || r == r) && wrong++ == 0)
+				*why = text("%s[%zu] = %.9g, not the CPU's bits: %.9g", what, i, a,
+					    r);
+		}
 		return wrong;
+	}
+	/* Put something in before anything is computed from it. */
+	void set(size_t i, double x)
+	{
+		ref[i] = x;
+		sync();
 	}
 };
 
@@ -368,10 +379,11 @@ static void header_cases(runner *r)
 
 /* ---- element-wise -------------------------------------------------------------------------- */
 
-static void elementwise_case(runner *r, enum st_dtype dt, size_t n, size_t shift)
+static void elementwise_case(runner *r, enum st_dtype dt, size_t n, size_t shift, bool is_odd)
 {
 	const double size = (double)n * (double)st_dtype_bytes(dt);
-	const std::string shape = text("%zu%s", n, shift ? " unaligned" : "");
+	const std::string shape =
+		text("%zu%s%s", n, shift ? " unaligned" : "", is_odd ? ", NaN and Inf" : "");
 	held x = make(dt, n, 6, shift), y = make(dt, n, 2, shift);
 	held f = make(dt, n, 1, shift), g = make(dt, n, 1, shift), a = make(dt, n, 1, shift);
 	st_device *host = r->host(dt);
@@ -381,6 +393,18 @@ static void elementwise_case(runner *r, enum st_dtype dt, size_t n, size_t shift
 		x->ref[1] = dt == ST_F32 ? -60 : -30;
 		x->ref[2] = 40;
 		x->sync();
+	}
+	if (is_odd) { /* in whole vectors, and in what is left behind them */
+		for (size_t i : { (size_t)100, n - 7 }) {
+			x->set(i, NAN);
+			x->set(i + 1, INFINITY);
+			x->set(i + 2, -INFINITY);
+			y->set(i + 3, NAN);
+			y->set(i + 4, INFINITY);
+			a->set(i + 4, -INFINITY);
+			a->set(i + 5, INFINITY);
+		}
+		f->is_odd = g->is_odd = a->is_odd = true;
 	}
 	if (host) {
 		st_gelu_fwd(host, n, x->host.data(), f->host.data());
@@ -437,6 +461,12 @@ static void cast_case(runner *r, size_t n, enum st_dtype from, enum st_dtype to,
 
 	for (size_t i = 0; i < n; i += 3) /* of every size, down to what becomes zero */
 		x->ref[i] = ldexp(x->ref[i], -(int)(i % 60));
+	if (n > 3) {
+		x->ref[n - 1] = NAN;
+		x->ref[n - 2] = -INFINITY;
+		x->ref[1] = INFINITY;
+		y->is_odd = true;
+	}
 	x->sync();
 	for (size_t i = 0; i < n; i++)
 		st_elem_set(to, y->host.data(), i, st_elem_f32(from, x->host.data(), i));
@@ -457,8 +487,9 @@ static void elementwise_cases(runner *r)
 	if (r->is_wanted("gelu_fwd") || r->is_wanted("gelu_bwd") || r->is_wanted("add"))
 		for (enum st_dtype dt : all_dtypes) {
 			for (size_t n : sizes)
-				elementwise_case(r, dt, n, 0);
-			elementwise_case(r, dt, 1000, 4);
+				elementwise_case(r, dt, n, 0, false);
+			elementwise_case(r, dt, 1000, 4, false);
+			elementwise_case(r, dt, 1003, 0, true);
 		}
 	if (r->is_wanted("fill_zero")) {
 		for (size_t n : sizes)
@@ -489,7 +520,11 @@ static std::string shape_text(const shape2 &s)
 	return text("%zu x %zu%s", s.rows, s.cols, s.shift ? " unaligned" : "");
 }
 
-static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool has_add)
+/* What is odd in the rows: nothing, an input, or what flows back. */
+enum odd_rows { NOTHING_ODD, ODD_X, ODD_DY };
+
+static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool has_add,
+			   odd_rows odd)
 {
 	const size_t rows = sh.rows, cols = sh.cols, n = rows * cols;
 	const double size = (double)n * (double)st_dtype_bytes(dt);
@@ -502,6 +537,15 @@ static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool h
 	auto work = scratch(st_cuda_layernorm_bwd_work_bytes(rows, cols));
 	st_device *host = r->host(dt);
 
+	if (odd == ODD_X) {
+		x->set(cols + cols / 2, NAN);
+		x->set(3 * cols, INFINITY);
+	} else if (odd == ODD_DY) {
+		dy->set(cols + cols / 2, NAN);
+		dy->set(3 * cols, -INFINITY);
+	}
+	for (const held &h : { mean, rstd, y, dx, dgamma, dbeta })
+		h->is_odd = odd != NOTHING_ODD;
 	ref_layernorm(rows, cols, x->ref.data(), gamma->ref.data(), beta->ref.data(), y->ref.data(),
 		      mean->ref.data(), rstd->ref.data());
 	m2->ref = mean->ref;
@@ -526,7 +570,8 @@ static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool h
 			  dx->ref.data(), dgamma->ref.data(), dbeta->ref.data());
 	if (!has_add && r->is_wanted("layernorm_fwd"))
 		r->run(
-			"layernorm_fwd", dt, shape_text(sh), 2 * size, 0,
+			"layernorm_fwd", dt, shape_text(sh) + (odd ? ", NaN and Inf" : ""),
+			2 * size, 0,
 			[=](cudaStream_t s, int set) {
 				return st_cuda_layernorm_fwd(
 					s, dt, rows, cols, x->at(set), gamma->at(set),
@@ -539,7 +584,9 @@ static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool h
 			});
 	if (r->is_wanted("layernorm_bwd"))
 		r->run(
-			"layernorm_bwd", dt, shape_text(sh) + (has_add ? " in place" : ""),
+			"layernorm_bwd", dt,
+			shape_text(sh) + (has_add ? " in place" : "") +
+				(odd ? ", NaN and Inf" : ""),
 			3 * size, 0,
 			[=](cudaStream_t s, int set) {
 				return st_cuda_layernorm_bwd(
@@ -562,13 +609,19 @@ static void layernorm_case(runner *r, enum st_dtype dt, const shape2 &sh, bool h
 			});
 }
 
-static void bias_case(runner *r, enum st_dtype dt, const shape2 &sh)
+static void bias_case(runner *r, enum st_dtype dt, const shape2 &sh, bool is_odd)
 {
 	const size_t rows = sh.rows, n = sh.cols;
 	held dy = make(dt, rows * n, 1, sh.shift), out = make(ST_F32, n, 1, sh.shift);
 	auto work = scratch(st_cuda_bias_bwd_work_bytes(rows, n));
 	st_device *host = r->host(dt);
 
+	if (is_odd) {
+		dy->set(2 * n + 3, NAN);
+		dy->set(n + n / 2, INFINITY);
+		dy->set(n - 1, -INFINITY);
+		out->is_odd = true;
+	}
 	if (host) {
 		std::vector<float> hwork(st_bias_bwd_work_bytes(host, rows, n) / 4 + 16);
 		char *w = (char *)hwork.data() + (64 - (uintptr_t)hwork.data() % 64) % 64;
@@ -578,7 +631,8 @@ static void bias_case(runner *r, enum st_dtype dt, const shape2 &sh)
 	for (size_t i = 0; i < rows * n; i++)
 		out->ref[i % n] += dy->ref[i];
 	r->run(
-		"bias_bwd", dt, shape_text(sh), (double)(rows * n * st_dtype_bytes(dt)), 0,
+		"bias_bwd", dt, shape_text(sh) + (is_odd ? ", NaN and Inf" : ""),
+		(double)(rows * n * st_dtype_bytes(dt)), 0,
 		[=](cudaStream_t s, int set) {
 			return st_cuda_bias_bwd(s, dt, rows, n, dy->at(set), out->f32(set),
 						work->p[set]);
@@ -591,15 +645,25 @@ static void bias_case(runner *r, enum st_dtype dt, const shape2 &sh)
 
 static void row_cases(runner *r)
 {
-	for (enum st_dtype dt : all_dtypes)
+	const bool has_norm = r->is_wanted("layernorm_fwd") || r->is_wanted("layernorm_bwd");
+	const shape2 odd = { 17, 264, 0 };
+
+	for (enum st_dtype dt : all_dtypes) {
 		for (const shape2 &sh : row_shapes) {
-			if (r->is_wanted("layernorm_fwd") || r->is_wanted("layernorm_bwd")) {
-				layernorm_case(r, dt, sh, false);
-				layernorm_case(r, dt, sh, true);
+			if (has_norm) {
+				layernorm_case(r, dt, sh, false, NOTHING_ODD);
+				layernorm_case(r, dt, sh, true, NOTHING_ODD);
 			}
 			if (r->is_wanted("bias_bwd"))
-				bias_case(r, dt, sh);
+				bias_case(r, dt, sh, false);
 		}
+		if (has_norm) {
+			layernorm_case(r, dt, odd, false, ODD_X);
+			layernorm_case(r, dt, odd, true, ODD_DY);
+		}
+		if (r->is_wanted("bias_bwd"))
+			bias_case(r, dt, odd, true);
+	}
 }
 
 /* ---- tokens -------------------------------------------------------------------------------- */
@@ -650,13 +714,14 @@ struct embedding_shape {
 
 /* wrong_at: the place of a token outside of the vocabulary; nothing must happen then. */
 static void embedding_case(runner *r, enum st_dtype dt, const embedding_shape &e,
-			   ptrdiff_t wrong_at)
+			   ptrdiff_t wrong_at, bool is_odd)
 {
 	const size_t rows = e.batch * e.seq, n = e.cols;
 	const double size = (double)(rows * n * st_dtype_bytes(dt));
 	const std::string shape =
-		text("%zu x %zu x %zu, %zu tokens%s%s", e.batch, e.seq, n, e.vocab,
-		     e.shift ? " unaligned" : "", wrong_at >= 0 ? ", one wrong" : "");
+		text("%zu x %zu x %zu, %zu tokens%s%s%s", e.batch, e.seq, n, e.vocab,
+		     e.shift ? " unaligned" : "", wrong_at >= 0 ? ", one wrong" : "",
+		     is_odd ? ", NaN and Inf" : "");
 	held wte = make(dt, e.vocab * n, 1, e.shift), wpe = make(dt, e.seq * n, 1, e.shift);
 	held y = make(dt, rows * n, 1, e.shift), dy = make(dt, rows * n, 1, e.shift);
 	held dwte = make(ST_F32, e.vocab * n, 1, e.shift),
@@ -667,6 +732,13 @@ static void embedding_case(runner *r, enum st_dtype dt, const embedding_shape &e
 		tok->host[(size_t)wrong_at] = wrong_at % 2 ? -1 : (int32_t)e.vocab;
 		tok->host[rows - 1] = -7; /* not the first */
 		tok->put();
+	}
+	if (is_odd) {
+		wte->set((size_t)tok->host[1] * n + 1, NAN);
+		wpe->set(2 * n + 2, INFINITY);
+		dy->set(n + 3, NAN);
+		dy->set(3 * n + 4, -INFINITY);
+		y->is_odd = dwte->is_odd = dwpe->is_odd = true;
 	}
 	for (size_t i = 0; i < rows * n && wrong_at < 0;
 	     i++) { /* in fp32, in the order of the CPU */
@@ -791,9 +863,10 @@ static void token_cases(runner *r)
 	for (enum st_dtype dt : all_dtypes) {
 		if (r->is_wanted("embedding")) {
 			for (const embedding_shape &e : embeddings)
-				embedding_case(r, dt, e, -1);
-			embedding_case(r, dt, embeddings[1], 4);
-			embedding_case(r, dt, embeddings[3], 301);
+				embedding_case(r, dt, e, -1, false);
+			embedding_case(r, dt, embeddings[1], 4, false);
+			embedding_case(r, dt, embeddings[3], 301, false);
+			embedding_case(r, dt, embeddings[2], -1, true);
 		}
 		if (r->is_wanted("cross_entropy"))
 			for (const loss_shape &l : losses) {
@@ -828,13 +901,36 @@ static double attn_atol(enum st_dtype dt, bool is_backward)
 			   : (dt == ST_BF16 ? 1.0 / 256 : 1.0 / 1024);
 }
 
-static void attn_case(runner *r, enum st_dtype dt, const attn_shape &sh)
+/*
+ * One odd element, of q, k, v or dout of the last head. A masked probability is 0, and 0 times NaN
+ * is NaN: within a tile of 64 what is odd also reaches rows that do not see it. Where these
+ * positions lie, there are no such rows.
+ */
+enum odd_attn { NO_ODD_ATTN, ODD_Q, ODD_K, ODD_V, ODD_DOUT };
+
+static void make_odd(odd_attn odd, const attn_shape &sh, operand *qkv, operand *dout)
 {
+	const size_t width = sh.heads * sh.dim, last = width - sh.dim + 5;
+
+	if (odd == ODD_Q)
+		qkv->set((sh.seq - 1) * 3 * width + last, NAN);
+	else if (odd == ODD_K)
+		qkv->set(64 * 3 * width + width + last, NAN);
+	else if (odd == ODD_V)
+		qkv->set(64 * 3 * width + 2 * width + last, INFINITY);
+	else if (odd == ODD_DOUT)
+		dout->set(63 * width + last, INFINITY);
+}
+
+static void attn_case(runner *r, enum st_dtype dt, const attn_shape &sh, odd_attn odd = NO_ODD_ATTN)
+{
+	static const char *const names[] = { "", ", odd q", ", odd k", ", odd v", ", odd dout" };
+
 	const size_t rows = sh.batch * sh.seq, width = sh.heads * sh.dim, stats = rows * sh.heads;
 	const double pairs = (double)stats * (double)(sh.seq + 1) / 2, d = (double)sh.dim;
 	const double size = (double)(rows * width * st_dtype_bytes(dt));
-	const std::string shape = text("%zu x %zu, %zu heads of %zu%s", sh.batch, sh.seq, sh.heads,
-				       sh.dim, sh.shift ? " unaligned" : "");
+	const std::string shape = text("%zu x %zu, %zu heads of %zu%s%s", sh.batch, sh.seq,
+				       sh.heads, sh.dim, sh.shift ? " unaligned" : "", names[odd]);
 	held qkv = make(dt, rows * 3 * width, 2, sh.shift),
 	     out = make(dt, rows * width, 1, sh.shift);
 	held lse = make(ST_F32, stats, 1), dout = make(dt, rows * width, 1, sh.shift);
@@ -844,6 +940,9 @@ static void attn_case(runner *r, enum st_dtype dt, const attn_shape &sh)
 	const struct ref_attn ref = { sh.batch, sh.seq, sh.heads, sh.dim, qkv->ref.data() };
 	st_device *host = r->host(dt);
 
+	make_odd(odd, sh, qkv.get(), dout.get());
+	for (const held &h : { out, lse, dqkv })
+		h->is_odd = odd != NO_ODD_ATTN;
 	ref_attention(&ref, out->ref.data(), lse->ref.data());
 	out2->ref = out->ref; /* what backward is given, whatever forward does */
 	lse2->ref = lse->ref;
@@ -910,13 +1009,18 @@ static void attention_cases(runner *r)
 		{ 2, 65, 1, 24, 0 },   { 1, 17, 2, 128, 0 }, { 1, 200, 2, 40, 0 },
 		{ 1, 130, 1, 128, 0 }, { 1, 1, 1, 64, 0 },   { 1, 1, 1, 128, 0 },
 		{ 1, 70, 1, 136, 0 },  { 1, 5, 1, 512, 0 },  { 1, 33, 2, 64, 4 },
+		{ 1, 17, 1, 64, 0 },
 	};
 
 	if (!r->is_wanted("attention_fwd") && !r->is_wanted("attention_bwd"))
 		return;
-	for (enum st_dtype dt : all_dtypes)
+	for (enum st_dtype dt : all_dtypes) {
 		for (const attn_shape &sh : shapes)
 			attn_case(r, dt, sh);
+		for (size_t dim : { 64, 128 })
+			for (int odd = ODD_Q; odd <= ODD_DOUT; odd++)
+				attn_case(r, dt, { 1, 70, 2, dim, 0 }, (odd_attn)odd);
+	}
 	attn_case(r, ST_F32, { 1, 1024, 1, 64, 0 });
 	attn_case(r, ST_BF16, { 1, 1024, 1, 64, 0 });
 	attn_case(r, ST_F16, { 1, 1024, 1, 128, 0 });

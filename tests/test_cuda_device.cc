@@ -49,7 +49,7 @@ static void clean(void)
 START_TEST(opens_and_tells_what_it_is)
 {
 	emuMachine m = EMU_MACHINE;
-	struct st_device_cfg cfg = { "cuda", ST_BF16, 3, false };
+	struct st_device_cfg cfg = { "cuda", ST_BF16, 3 };
 	struct st_device *dev = nullptr, *other = nullptr;
 
 	emuStart(1, m);
@@ -82,7 +82,7 @@ START_TEST(refuses_a_machine_with_a_reason)
 
 	for (const auto &b : bad) {
 		emuMachine m = EMU_MACHINE;
-		struct st_device_cfg cfg = { "cuda", ST_F32, 1, false };
+		struct st_device_cfg cfg = { "cuda", ST_F32, 1 };
 		struct st_device *dev = nullptr;
 
 		m.driver = b.driver;
@@ -104,7 +104,7 @@ END_TEST
 START_TEST(arena_is_one_allocation_with_a_hard_budget)
 {
 	emuMachine m = EMU_MACHINE;
-	struct st_device_cfg cfg = { "cuda", ST_F32, 1, false };
+	struct st_device_cfg cfg = { "cuda", ST_F32, 1 };
 	struct st_device *dev = nullptr;
 	void *base = nullptr;
 	uint64_t before;
@@ -126,6 +126,48 @@ START_TEST(arena_is_one_allocation_with_a_hard_budget)
 	OK(st_device_status(dev));
 	st_device_close(dev);
 	clean();
+}
+END_TEST
+
+/* What is still to run when it is released runs first; then there is room for another run. */
+START_TEST(release_gives_back_what_a_run_had)
+{
+	static char host[2][8192];
+
+	for (uint64_t s = 0; s < 8; s++) {
+		struct st_device_cfg cfg = { "cuda", ST_F32, 1 };
+		struct st_device *dev = nullptr;
+		emuMachine m = EMU_MACHINE;
+		void *base = nullptr;
+		emuCounts n;
+
+		m.memory_bytes = 64 * MIB;
+		emuStart(s, m);
+		OK(st_cuda_ops.open(&dev, &cfg));
+		ck_assert_uint_ge(st_device_caps(dev)->memory_bytes, 60 * MIB);
+		ck_assert_uint_le(st_device_caps(dev)->memory_bytes, 64 * MIB);
+		for (int run = 0; run < 2; run++) {
+			const size_t bytes = run ? 60 * MIB : 40 * MIB;
+
+			OK(st_device_arena(dev, bytes, &base));
+			OK(st_device_register(dev, host[0], sizeof(host[0])));
+			OK(st_device_register(dev, host[1], sizeof(host[1])));
+			memset(host[0], 'a' + run, sizeof(host[0]));
+			OK(st_device_copy(dev, ST_STREAM_COMPUTE, base, host[0], sizeof(host[0])));
+			OK(st_device_copy(dev, ST_STREAM_COMPUTE, host[1], base, sizeof(host[1])));
+			n = emuCount();
+			st_device_release(dev);
+			ck_assert_int_eq(memcmp(host[0], host[1], sizeof(host[0])), 0);
+			ck_assert_uint_eq(emuCount().frees, n.frees + 3);
+			ck_assert_int_eq(st_device_copy(dev, ST_STREAM_H2D, base, host[0], 64),
+					 -EINVAL);
+		}
+		st_device_release(dev); /* nothing is held: nothing is given back */
+		ck_assert_uint_eq(emuCount().frees, n.frees + 3);
+		OK(st_device_status(dev));
+		st_device_close(dev);
+		clean();
+	}
 }
 END_TEST
 
@@ -380,6 +422,37 @@ START_TEST(products_of_mixed_types_are_made_by_own_kernels)
 }
 END_TEST
 
+/* A NaN, or an infinity as after an overflow, is in every element it is part of, and in no other.
+ */
+START_TEST(products_spread_nan_and_inf)
+{
+	for (bool has_heuristics : { true, false }) /* cuBLASLt's product, and the own one */
+		for (enum st_dtype t : { ST_F32, ST_BF16, ST_F16 })
+			for (double odd : { (double)NAN, (double)INFINITY }) {
+				const Product p = { 20, 24, 40, 0, t, t, false, true, true, false };
+				emuMachine m = EMU_MACHINE;
+				std::vector<double> a, b, bias, c(20 * 24);
+				Rig rig;
+
+				m.has_heuristics = has_heuristics;
+				emuStart(3, m);
+				OK(rig.open(t, 4 * MIB));
+				a = values(20 * 40, t, 1);
+				b = values(24 * 40, t, 1);
+				bias = values(24, t, 1);
+				a[7 * 40 + 3] = odd;
+				bias[5] = odd;
+				product(&rig, p, a, b, bias, &c);
+				for (size_t i = 0; i < c.size(); i++)
+					ck_assert_msg(
+						!isfinite(c[i]) == (i / 24 == 7 || i % 24 == 5),
+						"%d: [%zu,%zu] is %g", t, i / 24, i % 24, c[i]);
+				rig.shut();
+				clean();
+			}
+}
+END_TEST
+
 START_TEST(choices_are_kept_and_given_back)
 {
 	const Product p = { 32, 64, 48, 0, ST_BF16, ST_BF16, false, true, true, false };
@@ -528,7 +601,7 @@ struct Two {
 
 	explicit Two(enum st_dtype dt)
 	{
-		struct st_device_cfg cfg = { "host", dt, 1, false };
+		struct st_device_cfg cfg = { "host", dt, 1 };
 
 		OK(st_device_open(&host, &cfg));
 		OK(rig.open(dt, 2 * MIB));
@@ -818,6 +891,48 @@ START_TEST(gradients_and_updates_are_the_cpus)
 }
 END_TEST
 
+/* 512 threads can have 128 registers each, and none more than 255. */
+START_TEST(launches_that_need_too_many_registers_are_refused)
+{
+	static const struct {
+		const char *kernel;
+		int registers;
+		bool is_fine;
+	} cases[] = { { "cross_entropy<float, 4>", 128, true },
+		      { "cross_entropy<float, 4>", 129, false },
+		      { "cross_entropy<float, 1>", 250, true }, /* another one */
+		      { "zero16", 255, true },
+		      { "zero16", 256, false } };
+
+	for (const auto &k : cases) {
+		Rig rig;
+		float *x, *loss;
+		int32_t *target;
+
+		emuStart(1, EMU_MACHINE);
+		OK(rig.open(ST_F32, MIB));
+		x = (float *)rig.take(8 * 4);
+		loss = (float *)rig.take(4);
+		target = (int32_t *)rig.take(4);
+		emuRegisters(k.kernel, k.registers);
+		st_fill_zero(rig.dev, x, 8 * 4);
+		st_fill_zero(rig.dev, target, 4);
+		st_cross_entropy(rig.dev, 1, 8, 8, x, target, loss, 0);
+		ck_assert_msg((st_device_status(rig.dev) == 0) == k.is_fine, "%s: %d: %s", k.kernel,
+			      k.registers, st_last_error());
+		ck_assert(k.is_fine || says("cudaErrorLaunchOutOfResources"));
+		OK(rig.wait(ST_STREAM_COMPUTE));
+		rig.shut();
+		clean();
+	}
+	/* What ptxas said, where it did, is about these kernels. */
+	if (emuRegisters("zero16", -1) >= 0)
+		for (const char *kernel : { "cross_entropy<float, 4>", "attention_fwd<st_bf16, 64>",
+					    "layernorm_bwd<st_f16, 8>", "product_any" })
+			ck_assert_msg(emuRegisters(kernel, -1) > 8, "%s has no registers", kernel);
+}
+END_TEST
+
 START_TEST(tokens_outside_the_vocabulary_are_refused)
 {
 	for (uint64_t s = 0; s < 4; s++) {
@@ -861,16 +976,19 @@ int main(void)
 	tcase_add_test(t, opens_and_tells_what_it_is);
 	tcase_add_test(t, refuses_a_machine_with_a_reason);
 	tcase_add_test(t, arena_is_one_allocation_with_a_hard_budget);
+	tcase_add_test(t, release_gives_back_what_a_run_had);
 	tcase_add_test(t, copies_go_both_ways_whatever_the_order);
 	tcase_add_test(t, copies_that_cannot_be_asynchronous_are_refused);
 	tcase_add_test(t, many_ranges_can_be_registered_until_none);
 	tcase_add_test(t, products_of_every_form);
 	tcase_add_test(t, products_of_mixed_types_are_made_by_own_kernels);
+	tcase_add_test(t, products_spread_nan_and_inf);
 	tcase_add_test(t, choices_are_kept_and_given_back);
 	tcase_add_test(t, choices_of_another_machine_or_broken_ones_are_refused);
 	tcase_add_test(t, shapes_without_end_are_refused);
 	tcase_add_test(t, every_operation_reaches_its_kernel);
 	tcase_add_test(t, gradients_and_updates_are_the_cpus);
+	tcase_add_test(t, launches_that_need_too_many_registers_are_refused);
 	tcase_add_test(t, tokens_outside_the_vocabulary_are_refused);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_ENV);

@@ -164,8 +164,8 @@ struct grid {
 	warp warps[MOST_THREADS / EMU_WARP];
 };
 
-static thread_local grid *g;
-static thread_local std::vector<fiber> *fibers; /* kept from grid to grid */
+static grid *g;
+static std::vector<fiber> *fibers; /* kept from grid to grid, whichever OS thread runs it */
 
 static uint64_t draw(uint64_t *rng)
 {
@@ -653,7 +653,7 @@ static void run_block(dim3 at, dim3 grid_dim, dim3 block_dim)
 static bool make_stacks(size_t n)
 {
 	if (!fibers)
-		fibers = new std::vector<fiber>(); /* the OS thread's, for good */
+		fibers = new std::vector<fiber>(); /* for good */
 	if (fibers->size() < n)
 		fibers->resize(n);
 	for (size_t i = 0; i < n; i++) {

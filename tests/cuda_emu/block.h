@@ -2,7 +2,7 @@
 /*
  * tests/cuda_emu/block.h - runs one grid of emulated CUDA threads.
  *
- * Threads: one grid at a time in each OS thread
+ * Threads: one grid at a time, in any OS thread
  *
  * Each thread of a block has a stack of its own and runs until it needs others: at a barrier of
  * the block, or at what a warp does together. Who runs next is chosen by a seed, so that a missing

@@ -26,7 +26,8 @@ foreach(source ${device})
   endif()
 endforeach()
 add_library(st_cuda_emu STATIC ${device} ${emulation})
-target_compile_definitions(st_cuda_emu PUBLIC STRATA_CUDA_EMU)
+target_compile_definitions(st_cuda_emu PUBLIC STRATA_CUDA_EMU
+  PRIVATE STRATA_EMU_PTXAS="${CMAKE_BINARY_DIR}/cuda")
 target_include_directories(st_cuda_emu BEFORE PUBLIC ${CMAKE_CURRENT_LIST_DIR})
 target_link_libraries(st_cuda_emu PUBLIC st_gpu)
 
@@ -45,6 +46,17 @@ foreach(source ${cuda_tests})
   strata_test(${name} ${source} 60 cuda_emu ${name})
 endforeach()
 
+# The engine on the emulation. The test stands between it and what it calls: tests/cuda_engine.c.
+target_sources(test_cuda_engine PRIVATE cuda_engine.c)
+target_link_libraries(test_cuda_engine PRIVATE st_model)
+foreach(function st_device_wait st_device_record st_device_copy st_event_join st_aio_submit st_aio_reap
+    st_hasher_submit st_exec_run st_exec_done st_executor_open)
+  target_link_options(test_cuda_engine PRIVATE LINKER:--wrap=${function})
+endforeach()
+add_test(NAME cuda_engine_faults COMMAND test_cuda_engine)
+set_tests_properties(cuda_engine_faults PROPERTIES LABELS "slow;cuda_emu" TIMEOUT 600
+  ENVIRONMENT "CK_FORK=no;OMP_WAIT_POLICY=passive;CK_RUN_CASE=random;STRATA_EMU_FAULTS=200")
+
 # What ./run gpu-check builds with nvcc, on the emulation: that it checks, tells and ends as it says.
 file(GLOB gpu_check CONFIGURE_DEPENDS gpu_check/*.cc)
 add_executable(gpu_check ${gpu_check} ${CMAKE_CURRENT_LIST_DIR}/at_end.cc)
@@ -59,7 +71,7 @@ if(TARGET strata AND NOT (STRATA_ASAN OR STRATA_UBSAN))
   add_library(strata_cuda_emulated MODULE ${CMAKE_SOURCE_DIR}/gpu/cuda/plugin.cc
     ${CMAKE_CURRENT_LIST_DIR}/at_end.cc ${device} ${emulation})
   target_compile_definitions(strata_cuda_emulated PRIVATE STRATA_CUDA_EMU
-    STRATA_BUILD_ID="${STRATA_BUILD_ID}")
+    STRATA_EMU_PTXAS="${CMAKE_BINARY_DIR}/cuda" STRATA_BUILD_ID="${STRATA_BUILD_ID}")
   target_include_directories(strata_cuda_emulated BEFORE PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   set_target_properties(strata_cuda_emulated PROPERTIES PREFIX "" OUTPUT_NAME strata-cuda
     LIBRARY_OUTPUT_DIRECTORY ${emulated} CXX_VISIBILITY_PRESET hidden)
@@ -71,4 +83,6 @@ if(TARGET strata AND NOT (STRATA_ASAN OR STRATA_UBSAN))
   add_custom_target(strata_emulated ALL DEPENDS ${emulated}/strata strata_cuda_emulated)
   strata_test(cuda_plugin ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh 60 cuda_emu
     bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_plugin.sh ${emulated} ${CMAKE_BINARY_DIR})
+  strata_test(cuda_train ${CMAKE_CURRENT_SOURCE_DIR}/cuda_train.sh 180 cuda_emu
+    bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda_train.sh ${emulated} $<TARGET_FILE:cli_json>)
 endif()

@@ -7,12 +7,17 @@
  * bound to what it was chosen for: given to another product, or less aligned pointers, it is
  * refused. Its sums run in fp32 in the order of k, in the two algorithms from opposite ends, so
  * that a mixed-up choice changes bits.
+ *
+ * What a Destroy that failed has done nobody can know: the handle may be free, so it must not be
+ * used or destroyed again, and it may not be, so it counts as left behind. Both are held here.
  */
 #include "tests/cuda_emu/emu.h"
 
 #include <cublasLt.h>
+#include <map>
 #include <string.h>
 #include <string>
+#include <vector>
 
 #include "core/dtype.h"
 
@@ -55,21 +60,64 @@ struct emuLtPreference {
 
 /* ---- handles -------------------------------------------------------------------------------- */
 
+struct Kept {
+	void (*free)(void *);
+	bool is_given_up; /* a Destroy failed */
+};
+
+/* never destroyed: what is left behind is no leak of the process */
+static std::map<const void *, Kept> &kept = *new std::map<const void *, Kept>;
+
+void emuLtStart(void)
+{
+	for (auto &k : kept)
+		k.second.free((void *)k.first);
+	kept.clear();
+}
+
 template <typename T> static cublasStatus_t make(T **out, const T &x)
 {
 	*out = new T(x);
+	kept[*out] = Kept{ [](void *p) { delete (T *)p; }, false };
 	emuHold(1);
 	return CUBLAS_STATUS_SUCCESS;
 }
 
-template <typename T> static cublasStatus_t drop(T *x)
+/* Is it one that may be used? */
+static bool is_handle(const void *x, const char *name)
 {
-	if (!x)
+	auto it = kept.find(x);
+
+	if (it != kept.end() && !it->second.is_given_up)
+		return true;
+	emuReport("%s: a handle that %s", name,
+		  it == kept.end() ? "is not there" : "was to be destroyed before");
+	return false;
+}
+
+static bool are_handles(std::initializer_list<const void *> all, const char *name)
+{
+	for (const void *x : all)
+		if (!is_handle(x, name))
+			return false;
+	return true;
+}
+
+static cublasStatus_t drop(void *x, const char *name, bool has_failed, cublasStatus_t rc)
+{
+	if (!is_handle(x, name))
 		return CUBLAS_STATUS_INVALID_VALUE;
-	delete x;
+	if (has_failed) {
+		kept[x].is_given_up = true;
+		return rc;
+	}
+	kept[x].free(x);
+	kept.erase(x);
 	emuHold(-1);
 	return CUBLAS_STATUS_SUCCESS;
 }
+
+#define DESTROY(x, rc) return drop(x, __func__, emuEnter(__func__, FROM, EMU_CREATE) != 0, rc)
 
 size_t cublasLtGetVersion(void)
 {
@@ -84,8 +132,7 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 {
-	ENTER(EMU_CREATE, CUBLAS_STATUS_NOT_INITIALIZED);
-	return drop(handle);
+	DESTROY(handle, CUBLAS_STATUS_NOT_INITIALIZED);
 }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
@@ -100,8 +147,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComput
 
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
 {
-	ENTER(EMU_CREATE, CUBLAS_STATUS_INTERNAL_ERROR);
-	return drop(desc);
+	DESTROY(desc, CUBLAS_STATUS_INTERNAL_ERROR);
 }
 
 template <typename T> static cublasStatus_t set(T *field, const void *buf, size_t bytes)
@@ -117,6 +163,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
 					      size_t bytes)
 {
 	ENTER(EMU_CALL, CUBLAS_STATUS_INVALID_VALUE);
+	if (!is_handle(desc, __func__))
+		return CUBLAS_STATUS_INVALID_VALUE;
 	switch (attr) {
 	case CUBLASLT_MATMUL_DESC_TRANSA:
 		return set(&desc->transa, buf, bytes);
@@ -141,8 +189,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDa
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 {
-	ENTER(EMU_CREATE, CUBLAS_STATUS_INTERNAL_ERROR);
-	return drop(layout);
+	DESTROY(layout, CUBLAS_STATUS_INTERNAL_ERROR);
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *pref)
@@ -156,8 +203,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *pref)
 
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t pref)
 {
-	ENTER(EMU_CREATE, CUBLAS_STATUS_INTERNAL_ERROR);
-	return drop(pref);
+	DESTROY(pref, CUBLAS_STATUS_INTERNAL_ERROR);
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t pref,
@@ -165,6 +211,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 						    const void *buf, size_t bytes)
 {
 	ENTER(EMU_CALL, CUBLAS_STATUS_INVALID_VALUE);
+	if (!is_handle(pref, __func__))
+		return CUBLAS_STATUS_INVALID_VALUE;
 	switch (attr) {
 	case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
 		return set(&pref->work_bytes, buf, bytes);
@@ -263,7 +311,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 	Product p;
 	int n = 0;
 
-	if (wanted <= 0)
+	if (wanted <= 0 || !are_handles({ handle, desc, a, b, c, d, pref }, __func__))
 		return CUBLAS_STATUS_INVALID_VALUE;
 	*n_results = 0;
 	rc = product(&p, desc, a, b, c, d);
@@ -301,7 +349,9 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
 {
 	ENTER(EMU_CALL, CUBLAS_STATUS_INTERNAL_ERROR);
 	Product p;
-	cublasStatus_t rc = product(&p, desc, a, b, c, d);
+	cublasStatus_t rc = are_handles({ handle, desc, a, b, c, d }, __func__)
+				    ? product(&p, desc, a, b, c, d)
+				    : CUBLAS_STATUS_INVALID_VALUE;
 
 	if (rc)
 		return rc;
@@ -336,36 +386,77 @@ struct Call { /* of one product, by value: it runs later */
 	bool is_backwards;
 };
 
-static void run(const Call &x)
+/*
+ * Blocks of 8 x 4 elements, each summed in the order of k, as if one by one. The two operands are
+ * widened and put side by side beforehand: with k in the order of the algorithm, 8 rows of op(A) or
+ * 4 columns of op(B) next to each other, zeros where there are no more.
+ */
+#define BLOCK_M 8
+#define BLOCK_N 4
+
+typedef float four __attribute__((vector_size(16)));
+
+template <uint64_t each, typename Element>
+static std::vector<float> packed(uint64_t n, uint64_t n_k, bool is_backwards, Element at)
 {
-	std::vector<float> a(x.m * x.k), sum(x.m);
+	std::vector<float> all((n + each - 1) / each * each * n_k);
 
-	for (uint64_t k = 0; k < x.k; k++)
-		for (uint64_t i = 0; i < x.m; i++)
-			a[k * x.m + i] = x.desc.transa == CUBLAS_OP_T ? element(x.pa, x.a, k, i)
-								      : element(x.pa, x.a, i, k);
-	for (uint64_t j = 0; j < x.n; j++) {
-		for (float &s : sum)
-			s = 0;
-		for (uint64_t step = 0; step < x.k; step++) {
-			const uint64_t k = x.is_backwards ? x.k - 1 - step : step;
-			const float b = x.desc.transb == CUBLAS_OP_T ? element(x.pb, x.b, j, k)
-								     : element(x.pb, x.b, k, j);
-			const float *col = &a[k * x.m];
+	for (uint64_t i = 0; i < n; i++)
+		for (uint64_t step = 0; step < n_k; step++)
+			all[i / each * each * n_k + step * each + i % each] =
+				at(i, is_backwards ? n_k - 1 - step : step);
+	return all;
+}
 
-			for (uint64_t i = 0; i < x.m; i++)
-				sum[i] += col[i] * b;
-		}
-		for (uint64_t i = 0; i < x.m; i++) {
-			float y = x.alpha * sum[i];
+static void multiply_block(const float *a, const float *b, uint64_t n_k,
+			   float out[BLOCK_N][BLOCK_M])
+{
+	four s[BLOCK_N][2] = {}, lo, hi;
 
-			if (x.beta != 0)
-				y += x.beta * element(x.pd, x.d, i, j);
-			if (x.desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
-				y += st_elem_f32(dtype_of(x.desc.bias_type), x.desc.bias, i);
-			st_elem_set(dtype_of(x.d.type), x.pd, j * (uint64_t)x.d.ld + i, y);
+	for (uint64_t k = 0; k < n_k; k++, a += BLOCK_M, b += BLOCK_N) {
+		memcpy(&lo, a, sizeof(lo));
+		memcpy(&hi, a + 4, sizeof(hi));
+#pragma GCC unroll 4
+		for (int j = 0; j < BLOCK_N; j++) {
+			s[j][0] += lo * b[j];
+			s[j][1] += hi * b[j];
 		}
 	}
+	memcpy(out, s, sizeof(s));
+}
+
+static void finish_element(const Call &x, uint64_t i, uint64_t j, float sum)
+{
+	float y = x.alpha * sum;
+
+	if (x.beta != 0)
+		y += x.beta * element(x.pd, x.d, i, j);
+	if (x.desc.epilogue == CUBLASLT_EPILOGUE_BIAS)
+		y += st_elem_f32(dtype_of(x.desc.bias_type), x.desc.bias, i);
+	st_elem_set(dtype_of(x.d.type), x.pd, j * (uint64_t)x.d.ld + i, y);
+}
+
+static void run(const Call &x)
+{
+	const std::vector<float> a =
+		packed<BLOCK_M>(x.m, x.k, x.is_backwards, [&](uint64_t i, uint64_t k) {
+			return x.desc.transa == CUBLAS_OP_T ? element(x.pa, x.a, k, i)
+							    : element(x.pa, x.a, i, k);
+		});
+	const std::vector<float> b =
+		packed<BLOCK_N>(x.n, x.k, x.is_backwards, [&](uint64_t j, uint64_t k) {
+			return x.desc.transb == CUBLAS_OP_T ? element(x.pb, x.b, j, k)
+							    : element(x.pb, x.b, k, j);
+		});
+	float sum[BLOCK_N][BLOCK_M];
+
+	for (uint64_t j = 0; j < x.n; j += BLOCK_N)
+		for (uint64_t i = 0; i < x.m; i += BLOCK_M) {
+			multiply_block(&a[i * x.k], &b[j * x.k], x.k, sum);
+			for (uint64_t c = j; c < j + BLOCK_N && c < x.n; c++)
+				for (uint64_t r = i; r < i + BLOCK_M && r < x.m; r++)
+					finish_element(x, r, c, sum[c - j][r - i]);
+		}
 }
 
 static size_t span_of(const emuLtLayout &l)
@@ -409,7 +500,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 	Call x;
 	cublasStatus_t rc;
 
-	if (!handle || c != d)
+	if (!are_handles({ handle, desc, al, bl, cl, dl }, __func__) || c != d)
 		return CUBLAS_STATUS_INVALID_VALUE;
 	rc = product(&p, desc, al, bl, cl, dl);
 	if (!rc)

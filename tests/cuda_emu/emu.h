@@ -2,22 +2,26 @@
 /*
  * tests/cuda_emu/emu.h - steer the emulated CUDA runtime, and ask what it saw.
  *
- * Threads: any; the whole host counts as one actor, whose calls come one after the other
+ * Threads: any; the whole host counts as one actor, whose calls come one after the other: what one
+ *          thread has waited for is known to all
  *
  * Device memory is host memory that only what runs on a stream may touch: outside of that it is
  * protected, and poisoned when it is allocated (0xff: NaN in every float, -1 in every token). A
  * call only puts an operation into its stream. When the operation runs is the seed's choice,
  * anywhere between the call and the first thing that has to wait for it; a copy may stop half-way.
- * The same seed and the same calls give the same order.
+ * The same seed and the same calls give the same order; threads make calls in an order of their
+ * own.
  *
  * Races are found by vector clocks, whatever order was played: each launch and copy states what it
  * reads and writes; two accesses of one byte, one of them a write, must be ordered by a stream, an
- * event or the host. The host's own accesses are told by emuHostRead() and emuHostWrite(); besides,
- * the source of a copy must not change between its call and its run. What is wrong is reported
+ * event or the host. The host's own accesses are told (host.h); besides, the source of a copy must
+ * not change between its call and its run. What is wrong is reported
  * (emuReport() in launch.h), and the program goes on as a real one would, where it can.
  */
 #ifndef TESTS_CUDA_EMU_EMU_H
 #define TESTS_CUDA_EMU_EMU_H
+
+#include "tests/cuda_emu/host.h"
 
 #include <cuda_runtime.h>
 #include <launch.h>
@@ -39,10 +43,12 @@ struct emuMachine {
 	bool has_lt;         /* is libcublasLt there? */
 	bool has_heuristics; /* false: its lists are empty */
 	bool is_protected;   /* device memory is out of the host's reach */
+	unsigned late_us; /* so long at most the host waits beyond what it waits for; meanwhile its
+			     other threads go on */
 };
 #define EMU_MACHINE                                                                                \
 	{                                                                                          \
-		13000, 1, 8, 0, 108, "Emulated GPU", (size_t)1 << 30, true, true, true             \
+		13000, 1, 8, 0, 108, "Emulated GPU", (size_t)1 << 30, true, true, true, 0          \
 	}
 
 /** emuStart() - a new machine: no memory, streams, reports, counts or failures to come. */
@@ -86,10 +92,13 @@ emuCounts emuCount(void); /* since emuStart() */
  * reported. */
 void emuStep(bool is_inside);
 
-/* ---- the host's own accesses ---------------------------------------------------------------- */
-
-void emuHostRead(const void *p, size_t bytes, const char *what);
-void emuHostWrite(const void *p, size_t bytes, const char *what);
+/**
+ * emuRegisters() - claim that a thread of a kernel takes n registers, whatever ptxas said.
+ * @param kernel  in, "layernorm_fwd<st_bf16, 8>"
+ * @param n       in, until emuStart(); < 0: nothing is claimed
+ * @return what ptxas said, -1: nothing, for there is no nvcc here, or no such kernel
+ */
+int emuRegisters(const char *kernel, int n);
 
 /* ---- between the parts of the emulation ----------------------------------------------------- */
 
@@ -101,6 +110,10 @@ cudaError_t emuQueue(const char *name, cudaStream_t s, const emuSpan *spans, int
 		     std::function<void()> run);
 void emuHold(int n); /* handles made (+) or destroyed (-), for emuLeaks() */
 void emuCountProduct(void);
+void emuLtStart(void); /* their parts of emuStart() */
+void emuRegistersStart(void);
+/** emuCheckRegisters() - what a card says to so many threads a block. */
+cudaError_t emuCheckRegisters(const void *func, uint64_t threads);
 const emuMachine &emuIs(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include "tests/cuda_emu/emu.h"
 #include "tests/cuda_emu/block.h"
 
+#include <atomic>
 #include <deque>
 #include <map>
 #include <memory>
@@ -551,6 +552,8 @@ cudaError_t emuLaunch(const emuKernel *kernel, dim3 grid, dim3 block, size_t sme
 		rc = emuCheckGrid(grid, block, smem,
 				  allowed == shared_most.end() ? EMU_SHARED_DEFAULT
 							       : allowed->second);
+	if (!rc)
+		rc = emuCheckRegisters(kernel->func, (uint64_t)block.x * block.y * block.z);
 	if (rc)
 		return say(rc);
 	counts.launches++;
@@ -597,6 +600,8 @@ void emuStart(uint64_t seed, const emuMachine &m)
 	is_in_step = is_open = false;
 	held = 0;
 	host_clock.clear();
+	emuLtStart();
+	emuRegistersStart();
 }
 
 int emuLeaks(void)
@@ -1016,8 +1021,19 @@ cudaError_t cudaEventQuery(cudaEvent_t ev)
 	return say(sticky);
 }
 
+/* A GPU ends something, and some time later a thread of the host wakes up. */
+static void be_late(void)
+{
+	static std::atomic<uint64_t> n;
+	uint64_t z = ++n * 0x9e3779b97f4a7c15u;
+
+	if (machine.late_us)
+		usleep((useconds_t)((z >> 32) % machine.late_us));
+}
+
 cudaError_t cudaEventSynchronize(cudaEvent_t ev)
 {
+	be_late();
 	ENTER(EMU_CALL);
 	if (!is_event(ev, __func__))
 		return say(cudaErrorInvalidResourceHandle);
