@@ -88,7 +88,7 @@ suite() {
 	say "2: the quick tests of $build, without CUDA"
 	cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
 	cp -L /etc/resolv.conf "$root/etc/"
-	read -ra packages < <(sed -n '/^packages=(/,/)/p' run | tr '\n\t' '  ' | sed 's/.*(//; s/).*//')
+	read -ra packages <<<"$(sed -n '/^packages=(/,/)/p' run | tr '\n\t' '  ' | sed 's/.*(//; s/).*//')"
 	inside env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get -q update && apt-get -q install -y --no-install-recommends "$@"' \
 		- "${packages[@]}" >"$work/apt" 2>&1 || { tail -n 20 "$work/apt" && die 'apt-get failed'; }
 	if find "$root/usr" "$root/opt" "$root/lib"* -xdev \( -name 'libcuda*' -o -name 'libcublas*' -o -name nvcc \) 2>/dev/null | grep .; then
