@@ -3,6 +3,8 @@
 #
 # tests/cuda_train.sh EMULATED CLI_JSON - the program trains on the emulated GPU beside it, through the
 # same code as on a card. If the emulation has anything to report, the program ends with 86.
+# Label: slow
+# Timeout: 300
 # shellcheck source-path=SCRIPTDIR source=cli_util.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cli_util.sh" "$1/strata" "$2" none
 make_text 2000 >text.txt

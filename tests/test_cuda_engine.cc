@@ -5,6 +5,7 @@
  * of streams are reported; whatever call fails is told, and the last committed step is whole.
  *
  * STRATA_EMU_FAULTS: so many random calls fail, each in a run of its own; 24 without.
+ * Label: slow
  * Timeout: 300
  */
 #include "tests/cuda_emu/emu.h"

@@ -7,6 +7,9 @@
  * begins with one of them, without the host device, prints the first that fails and exits with 1
  * then: tests/checks/cuda_mutations.pl looks at that. The emulation's order of threads is another
  * one in each launch; the two runs of a case must give the same bits all the same.
+ *
+ * Label: slow
+ * Timeout: 300
  */
 #include <check.h>
 #include <exception>
