@@ -37,6 +37,7 @@
 #define PROBE_BYTES    ((size_t)4096)
 #define PROBE_LIMIT_NS 10000000000
 #define PROBE_WAIT_NS  100000000
+#define PROBE_WAITS    20u
 
 struct slice { /* sorted by base; index: place in the kernel's table */
 	uintptr_t base;
@@ -418,14 +419,17 @@ static int uring_flush(void *be)
 
 /* ---- probes -------------------------------------------------------------------------------- */
 
-/* Wait for one completion of a probe; the wake-up's counts as p == NULL. */
+/*
+ * Wait for one completion of a probe; the wake-up's counts as p == NULL. A virtual machine can
+ * stand still for longer than the limit, and its clock goes on: so some waits are made in any case.
+ */
 static int await(struct uring *u, struct st_aio_req *p)
 {
 	struct st_aio_req *done;
 	int64_t end_ns = st_now_ns() + PROBE_LIMIT_NS;
 	int n;
 
-	while (st_now_ns() < end_ns) {
+	for (unsigned waits = 0; waits < PROBE_WAITS || st_now_ns() < end_ns; waits++) {
 		n = uring_reap(u, &done, 1, PROBE_WAIT_NS);
 		if (n < 0 || u->wake_rc)
 			return n < 0 ? n : u->wake_rc;
