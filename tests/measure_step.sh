@@ -79,7 +79,7 @@ config() {
 END
 }
 
-# train NAME: one row; no model file is written, the run is stopped after its last step's line.
+# train NAME: one row, of a run of "$work/c.json"; what it leaves lies in $work.
 train() {
 	local name=$1
 
